@@ -1,0 +1,70 @@
+"""The whole configuration, put together from the sections beside their owners."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from settings import Loaded, Section, load
+from streaming.connection import KafkaConfig
+from streaming.impressions import ImpressionSchema
+from streaming.topics import TopicsConfig
+from trainers.settings import LevelConfig
+
+
+class Config(Section):
+    run_dir: Path = Path("run")
+    """Where processes keep checkpoints, logs, the embedded Kafka's data and their addresses."""
+    kafka: KafkaConfig = KafkaConfig()
+    topics: TopicsConfig = TopicsConfig()
+    impressions: ImpressionSchema = ImpressionSchema()
+    actr: LevelConfig = LevelConfig()
+
+
+def configured(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a click command `--config`, `--run-dir`, `--bootstrap-servers` and `--set`.
+
+    The command receives one :class:`settings.Loaded` as its first argument.
+    """
+
+    @click.option(
+        "--config",
+        "config_path",
+        type=click.Path(path_type=Path),
+        envvar="ECDCTR_CONFIG",
+        help="TOML file to read first.",
+    )
+    @click.option("--run-dir", metavar="DIR", help="Same as --set run_dir=DIR.")
+    @click.option(
+        "--bootstrap-servers",
+        metavar="HOST:PORT",
+        help="Use this Kafka cluster. Same as --set kafka.bootstrap_servers=...",
+    )
+    @click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Set one value, such as actr.batch_size=4096; may be repeated.",
+    )
+    @functools.wraps(function)
+    def wrapper(
+        config_path: Path | None,
+        run_dir: str | None,
+        bootstrap_servers: str | None,
+        overrides: tuple[str, ...],
+        **kwargs: Any,
+    ) -> Any:
+        flags = list(overrides)
+        if run_dir is not None:
+            flags.append(f"run_dir={run_dir}")
+        if bootstrap_servers is not None:
+            flags.append(f"kafka.bootstrap_servers={bootstrap_servers}")
+        loaded: Loaded[Config] = load(Config, config_path, None, flags)
+        return function(loaded, **kwargs)
+
+    return wrapper

@@ -1,0 +1,1 @@
+"""Embedding tables and their sharding, vocabularies of unbounded ids, historical embeddings."""

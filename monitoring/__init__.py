@@ -1,0 +1,1 @@
+"""Metrics of quality and health, their exporter, and the live view."""

@@ -1,0 +1,36 @@
+"""Names and shapes of the topics."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from settings import Section
+
+
+class TopicsConfig(Section):
+    natural: str = "impressions.natural"
+    """Natural impressions."""
+    ad: str = "impressions.ad"
+    """Ad impressions."""
+    dead_letter: str = "impressions.dead-letter"
+    """Records and rows that could not be used."""
+    snapshots: str = "tpm.snapshots"
+    """TPM's vectors at the end of every period."""
+    historical: str = "embeddings.historical"
+    """The last periods' vectors of every user and item (compacted)."""
+    predictions: str = "predictions"
+    """Prefix of the prediction topics: `predictions.<level>`."""
+    models: str = "models"
+    """Prefix of the model topics: `models.<level>` (compacted)."""
+    partitions: int = Field(4, ge=1)
+    """Partitions of a topic created by us."""
+    replication: int = Field(1, ge=1)
+    """Replicas of a topic created by us."""
+    retention_hours: int = Field(168, ge=1)
+    """How long impressions, predictions and dead letters are kept, hours."""
+
+    def predictions_of(self, level: str) -> str:
+        return f"{self.predictions}.{level}"
+
+    def models_of(self, level: str) -> str:
+        return f"{self.models}.{level}"

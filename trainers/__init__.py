@@ -1,0 +1,1 @@
+"""The models, the training loop, the three levels, checkpoints."""
