@@ -1,0 +1,52 @@
+# The only way things are run. `make help` lists the targets.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+FLAVOUR := $(shell if [ -e /proc/driver/nvidia/version ] || command -v nvidia-smi >/dev/null 2>&1; then echo gpu; else echo cpu; fi)
+READY := $(VENV)/.ready-$(FLAVOUR)
+
+.PHONY: help setup demo test lint format bench soak gpu-check kafka-jars requirements clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(READY) ## Make the virtual environment (cpu or gpu, by what the machine has)
+
+$(READY): requirements/$(FLAVOUR).txt pyproject.toml setup.sh
+	@./setup.sh $(VENV) $(FLAVOUR)
+	@touch $@
+
+demo: $(READY) ## Kafka, market and trainer together, with a live view (under 6 minutes)
+	@$(BIN)/ecdctr demo $(ARGS)
+
+test: $(READY) ## All tests but the slow ones, on a real Kafka
+	@$(BIN)/pytest $(ARGS)
+
+lint: $(READY) ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(READY) ## Let ruff put the code in shape
+	@$(BIN)/ruff check --fix -q .
+	@$(BIN)/ruff format -q .
+
+bench: $(READY) ## Every figure that README gives (about 15 minutes)
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+soak: $(READY) ## Ten million impressions; memory must stay flat
+	@$(BIN)/python -m benchmarks.soak $(ARGS)
+
+gpu-check: $(READY) ## On a machine with a GPU: train, resume, compare with the CPU
+	@$(BIN)/python -m trainers.gpu_check $(ARGS)
+
+requirements: ## Compile requirements/*.txt anew from pyproject.toml
+	@for flavour in cpu gpu; do \
+	  uv pip compile -q pyproject.toml --extra $$flavour --extra dev --universal \
+	    --no-annotate --no-header --no-emit-index-url -o requirements/$$flavour.txt; \
+	done
+
+clean: ## Remove what running left behind (not the virtual environment)
+	@rm -rf run build *.egg-info .pytest_cache .mypy_cache .ruff_cache

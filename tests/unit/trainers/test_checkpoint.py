@@ -1,0 +1,107 @@
+"""The store alone: atomic, verified, N deep, and honest about a full disk."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from errors import UserError
+from streaming.impressions import Position
+from trainers import checkpoint
+from trainers.checkpoint import CheckpointStore, Progress, verify
+
+
+def write(store: CheckpointStore, step: int, content: bytes = b"weights") -> Path:
+    writing = store.begin(step)
+    (writing / "sub").mkdir()
+    (writing / "sub" / "weights.bin").write_bytes(content + str(step).encode())
+    positions = {0: Position(10 * step, 3), 2: Position(7, 0)}
+    progress = Progress(step=step, impressions=step * 5, topic="t", positions=positions)
+    return store.commit(writing, progress).path
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> CheckpointStore:
+    store = CheckpointStore(tmp_path / "checkpoints", keep=3)
+    store.prepare()
+    return store
+
+
+def test_the_newest_is_current_and_says_what_was_written(store):
+    assert store.latest() is None
+    write(store, 1)
+    path = write(store, 2)
+    found = store.latest()
+    assert found is not None and found.path == path
+    assert found.progress.step == 2
+    assert found.progress.positions == {0: Position(20, 3), 2: Position(7, 0)}
+
+
+def test_only_the_last_n_are_kept(store):
+    for step in range(1, 6):
+        write(store, step)
+    assert [path.name[-2:] for path in store.paths()] == ["05", "04", "03"]
+
+
+def test_an_unfinished_write_is_never_current_and_is_swept(store):
+    write(store, 1)
+    writing = store.begin(2)
+    (writing / "weights.bin").write_bytes(b"half")
+    assert store.latest().progress.step == 1
+    store.prepare()
+    assert not writing.exists()
+
+
+def damage_content(path: Path) -> None:
+    (path / "sub" / "weights.bin").write_bytes(b"Weights2")
+
+
+def remove_file(path: Path) -> None:
+    (path / "sub" / "weights.bin").unlink()
+
+
+def truncate_manifest(path: Path) -> None:
+    manifest = path / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:-40])
+
+
+def alter_manifest(path: Path) -> None:
+    manifest = path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"step": 2', '"step": 9'))
+
+
+@pytest.mark.parametrize("damage", [damage_content, remove_file, truncate_manifest, alter_manifest])
+def test_a_damaged_one_is_named_and_the_one_before_is_used(store, damage, caplog):
+    write(store, 1)
+    path = write(store, 2)
+    damage(path)
+    assert store.latest().progress.step == 1
+    assert str(path) in caplog.text
+    assert store.latest().progress.step == 1
+    assert (path.parent / f"damaged-{path.name}").exists()
+
+
+def test_all_damaged_is_an_error_with_a_way_out(store):
+    remove_file(write(store, 1))
+    with pytest.raises(UserError, match="start anew"):
+        store.latest()
+
+
+def test_a_full_disk_is_an_error_and_leaves_the_old_one_current(store, monkeypatch):
+    write(store, 1)
+
+    def full(path: Path) -> None:
+        if path.name == "manifest.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint, "_sync", full)
+    with pytest.raises(OSError, match="No space"):
+        write(store, 2)
+    assert store.latest().progress.step == 1
+
+
+def test_a_step_written_again_replaces_itself(store):
+    write(store, 1, b"a")
+    path = write(store, 1, b"b")
+    assert (verify(path).path / "sub" / "weights.bin").read_bytes() == b"b1"

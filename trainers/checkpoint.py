@@ -1,0 +1,202 @@
+"""Checkpoints: one directory, one manifest, current by one rename.
+
+    <directory>/
+        step-000000000400/
+            manifest.json       what the state is, where the log goes on, every file's checksum
+            ...                 whatever the writers put there (weights, vocabulary, metrics)
+        .writing-…              a checkpoint that never became current; removed at the next start
+
+A directory is current from the moment it carries its final name, and it gets
+that name only when every byte of it is on disk. Nothing here knows of torch or
+Kafka: the content comes from the callables that the caller hands in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from errors import UserError
+from streaming.impressions import Position, Positions
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+WRITING = ".writing-"
+
+
+class DamagedCheckpoint(Exception):
+    """A checkpoint whose bytes are not those that were written."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a level has come: what a manifest says besides its files' checksums."""
+
+    step: int = 0  # batches learnt
+    impressions: int = 0  # impressions learnt
+    watermark: int = 0  # greatest event time learnt, ms
+    topic: str = ""
+    positions: Positions = field(default_factory=dict)  # where the log goes on
+    fingerprint: str = ""  # of the model's shape and the features; see `fingerprint`
+    world_size: int = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    path: Path
+    progress: Progress
+
+
+def fingerprint(*parts: Any) -> str:
+    """A short digest of JSON-able ``parts``, to tell whether a state fits a configuration."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class CheckpointStore:
+    """The checkpoints of one level, newest first, ``keep`` deep."""
+
+    def __init__(self, directory: Path, keep: int) -> None:
+        self.directory = directory
+        self.keep = keep
+
+    def prepare(self) -> None:
+        """Create the directory and remove what an interrupted write left behind."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for leftover in self.directory.glob(f"{WRITING}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def begin(self, step: int) -> Path:
+        """An empty directory to write a checkpoint into.
+
+        Raises:
+            OSError: the disk is full or not writable.
+        """
+        path = self.directory / f"{WRITING}{step:012d}"
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        return path
+
+    def commit(self, writing: Path, progress: Progress) -> Checkpoint:
+        """Seal ``writing`` with its manifest and make it current.
+
+        Raises:
+            OSError: something could not be written; the checkpoint is not current.
+        """
+        files = {}
+        for path in _files(writing):
+            files[path.relative_to(writing).as_posix()] = _digest(path)
+            _sync(path)
+        body = {"format": FORMAT, "progress": _to_json(progress), "files": files}
+        manifest = writing / MANIFEST
+        manifest.write_text(json.dumps({"body": body, "sha256": _body_digest(body)}, indent=1))
+        _sync(manifest)
+        for directory in {path.parent for path in _files(writing)} | {writing}:
+            _sync(directory)
+        final = self.directory / f"step-{progress.step:012d}"
+        if final.exists():  # the same step written again says the same
+            shutil.rmtree(final)
+        os.rename(writing, final)
+        _sync(self.directory)
+        self._prune()
+        return Checkpoint(final, progress)
+
+    def discard(self, writing: Path) -> None:
+        shutil.rmtree(writing, ignore_errors=True)
+
+    def paths(self) -> list[Path]:
+        """Every checkpoint by name, newest first, unverified."""
+        return sorted(self.directory.glob("step-*"), reverse=True)
+
+    def latest(self) -> Checkpoint | None:
+        """The newest checkpoint that is whole; a damaged one is named and set aside.
+
+        Raises:
+            UserError: there are checkpoints, and none of them is whole.
+        """
+        paths = self.paths()
+        for path in paths:
+            try:
+                return verify(path)
+            except DamagedCheckpoint as error:
+                aside = path.with_name(f"damaged-{path.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
+                log.error(
+                    "checkpoint %s is damaged (%s); kept as %s, using the one before",
+                    path,
+                    error,
+                    aside.name,
+                )
+        if paths:
+            raise UserError(
+                f"every checkpoint in {self.directory} is damaged; restore one from a copy, "
+                "or move that folder away to start anew"
+            )
+        return None
+
+    def _prune(self) -> None:
+        for path in self.paths()[self.keep :]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def verify(path: Path) -> Checkpoint:
+    """Read a manifest and check every file that it names.
+
+    Raises:
+        DamagedCheckpoint: something is missing, changed or unreadable.
+    """
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        body = manifest["body"]
+        if manifest["sha256"] != _body_digest(body):
+            raise DamagedCheckpoint("the manifest was changed")
+        if body["format"] != FORMAT:
+            raise DamagedCheckpoint(f"format {body['format']}, this version reads {FORMAT}")
+        for name, expected in body["files"].items():
+            if _digest(path / name) != expected:
+                raise DamagedCheckpoint(f"{name} does not match its checksum")
+        return Checkpoint(path, _from_json(body["progress"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(f"{type(error).__name__}: {error}") from error
+
+
+def _to_json(progress: Progress) -> dict[str, Any]:
+    return asdict(progress) | {
+        "positions": {str(p): [at.offset, at.row] for p, at in progress.positions.items()}
+    }
+
+
+def _from_json(values: dict[str, Any]) -> Progress:
+    positions = {int(p): Position(*at) for p, at in values["positions"].items()}
+    return Progress(**(values | {"positions": positions}))
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    return (path for path in sorted(directory.rglob("*")) if path.is_file())
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _body_digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
