@@ -1,0 +1,200 @@
+"""Predictions on the wire, and how a reader drops what it has seen before.
+
+A trainer that restarts goes back to its checkpoint and predicts the same
+impressions again, in the same batches. Every record therefore names its source
+range, and every row its source, so that :class:`SourceFilter` can drop repeats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from streaming.impressions import (
+    CLICK,
+    EVENT_TIME,
+    IMPRESSION_ID,
+    Batch,
+    ImpressionSchema,
+    Position,
+)
+
+CONTENT_TYPE = "application/vnd.apache.arrow.stream"
+
+PREDICTIONS = pa.schema(
+    [
+        pa.field("impression_id", pa.int64(), nullable=False),
+        pa.field("event_time", pa.int64(), nullable=False),  # ms
+        pa.field("user_id", pa.int64(), nullable=False),
+        pa.field("item_id", pa.int64(), nullable=False),
+        pa.field("probability", pa.float32(), nullable=False),  # of a click, before learning
+        pa.field("click", pa.int8(), nullable=False),
+        pa.field("model_version", pa.int64(), nullable=False),
+        pa.field("source_partition", pa.int32(), nullable=False),
+        pa.field("source_offset", pa.int64(), nullable=False),
+        pa.field("source_row", pa.int32(), nullable=False),
+    ]
+)
+"""Columns of a prediction record, whatever the impression schema calls user and item."""
+
+Headers = list[tuple[str, bytes]]
+
+
+def encode_predictions(
+    batch: Batch,
+    probability_B: np.ndarray,
+    model_version: int,
+    topic: str,
+    *,
+    schema: ImpressionSchema,
+    level: str,
+) -> list[tuple[int, bytes, Headers]]:
+    """One record for each source partition of ``batch``: (source partition, value, headers).
+
+    ``topic`` is the topic that ``batch`` was read from. Headers: source-topic,
+    source-partition, first-offset, first-row, last-offset, last-row,
+    model-version, level, content-type.
+    """
+    if len(probability_B) != len(batch):
+        raise ValueError(f"{len(probability_B)} probabilities for {len(batch)} impressions")
+    rows = _prediction_rows(batch, probability_B, model_version, schema)
+    records = []
+    for partition in np.unique(batch.source.partition).tolist():
+        index = np.flatnonzero(batch.source.partition == partition)
+        part = rows if len(index) == len(batch) else rows.take(pa.array(index))
+        first, last = _position(batch, index[0]), _position(batch, index[-1])
+        headers = _headers(topic, partition, first, last, model_version, level)
+        records.append((partition, _stream(part), headers))
+    return records
+
+
+def _prediction_rows(
+    batch: Batch, probability_B: np.ndarray, model_version: int, schema: ImpressionSchema
+) -> pa.RecordBatch:
+    source = batch.source
+    columns = [
+        batch.rows.column(IMPRESSION_ID),
+        batch.rows.column(EVENT_TIME),
+        batch.rows.column(schema.user),
+        batch.rows.column(schema.item),
+        pa.array(np.asarray(probability_B, dtype=np.float32)),
+        batch.rows.column(CLICK),
+        pa.array(np.full(len(batch), model_version, dtype=np.int64)),
+        pa.array(source.partition.astype(np.int32, copy=False)),
+        pa.array(source.offset.astype(np.int64, copy=False)),
+        pa.array(source.row.astype(np.int32, copy=False)),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=PREDICTIONS)
+
+
+def _position(batch: Batch, index: int) -> Position:
+    return Position(int(batch.source.offset[index]), int(batch.source.row[index]))
+
+
+def _headers(
+    topic: str, partition: int, first: Position, last: Position, model_version: int, level: str
+) -> Headers:
+    values: dict[str, object] = {
+        "source-topic": topic,
+        "source-partition": partition,
+        "first-offset": first.offset,
+        "first-row": first.row,
+        "last-offset": last.offset,
+        "last-row": last.row,
+        "model-version": model_version,
+        "level": level,
+        "content-type": CONTENT_TYPE,
+    }
+    return [(name, str(value).encode()) for name, value in values.items()]
+
+
+def _stream(rows: pa.RecordBatch) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_batch(rows)
+    return sink.getvalue().to_pybytes()
+
+
+def decode_predictions(value: bytes) -> pa.RecordBatch:
+    """The rows of a prediction record, in the schema :data:`PREDICTIONS`.
+
+    Raises:
+        ValueError: not a prediction record.
+    """
+    try:
+        with pa.ipc.open_stream(value) as reader:
+            table = reader.read_all()
+    except (pa.ArrowException, TypeError) as error:
+        raise ValueError(f"not an Arrow stream of predictions: {error}") from None
+    if table.schema != PREDICTIONS:
+        raise ValueError(f"columns of a prediction record expected, found {table.schema.names}")
+    batches = table.combine_chunks().to_batches()
+    return batches[0] if batches else PREDICTIONS.empty_table().to_batches()[0]
+
+
+def source_range(headers: Sequence[tuple[str, bytes]]) -> tuple[str, int, Position, Position]:
+    """Source topic, partition, first and last position that a record's headers name.
+
+    Raises:
+        ValueError: a header is missing or not a number.
+    """
+    found = dict(headers)
+    try:
+        first = Position(int(found["first-offset"]), int(found["first-row"]))
+        last = Position(int(found["last-offset"]), int(found["last-row"]))
+        return found["source-topic"].decode(), int(found["source-partition"]), first, last
+    except KeyError as error:
+        raise ValueError(f"prediction record without the header {error}") from None
+
+
+class SourceFilter:
+    """Lets every source row through once: rows at or before the last one seen are dropped.
+
+    Rows of one source partition must come in the log's order, repeats aside.
+    """
+
+    def __init__(self, state: Mapping[str, Mapping[str, Sequence[int]]] | None = None) -> None:
+        self._seen = {
+            (topic, int(partition)): Position(*position)
+            for topic, partitions in (state or {}).items()
+            for partition, position in partitions.items()
+        }
+        self.repeated = 0
+        """Rows dropped so far."""
+
+    def state(self) -> dict[str, dict[str, list[int]]]:
+        """Topic to partition to [offset, row] of the last row seen, fit for JSON."""
+        state: dict[str, dict[str, list[int]]] = {}
+        for (topic, partition), seen in self._seen.items():
+            state.setdefault(topic, {})[str(partition)] = [seen.offset, seen.row]
+        return state
+
+    def seen(self, topic: str, partition: int, last: Position) -> bool:
+        """Whether everything up to ``last`` has been seen, so that decoding can be spared."""
+        known = self._seen.get((topic, partition))
+        return known is not None and last <= known
+
+    def new(self, topic: str, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows of ``rows`` (schema :data:`PREDICTIONS`) not seen before; remembers them."""
+        if not rows.num_rows:
+            return rows
+        partition_B = rows.column("source_partition").to_numpy()
+        offset_B = rows.column("source_offset").to_numpy()
+        row_B = rows.column("source_row").to_numpy()
+        fresh_B = np.ones(rows.num_rows, dtype=bool)
+        for partition in np.unique(partition_B).tolist():
+            own_B = partition_B == partition
+            known = self._seen.get((topic, partition))
+            if known is not None:
+                late_B = (offset_B > known.offset) | (
+                    (offset_B == known.offset) & (row_B > known.row)
+                )
+                fresh_B &= late_B | ~own_B
+            last = np.flatnonzero(own_B)[-1]
+            position = Position(int(offset_B[last]), int(row_B[last]))
+            self._seen[topic, partition] = max(position, known or position)
+        dropped = rows.num_rows - int(fresh_B.sum())
+        self.repeated += dropped
+        return rows.filter(pa.array(fresh_B)) if dropped else rows
