@@ -21,6 +21,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from errors import UserError
 
 ENV_PREFIX = "ECDCTR_"
+NOT_SETTINGS = {"ECDCTR_CONFIG", "ECDCTR_CACHE_DIR", "ECDCTR_SUPERVISED"}
+"""Variables with the prefix that are read elsewhere."""
 
 
 class Section(BaseModel):
@@ -66,7 +68,7 @@ def load(
         _overlay(values, origins, model, flatten(_read_toml(path)), str(path))
     env = os.environ if environ is None else environ
     for name in sorted(env):
-        if name.startswith(ENV_PREFIX):
+        if name.startswith(ENV_PREFIX) and name not in NOT_SETTINGS:
             key = name.removeprefix(ENV_PREFIX).lower().replace("__", ".")
             value = _parse(model, key, env[name], f"${name}")
             _overlay(values, origins, model, {key: value}, f"${name}")

@@ -46,7 +46,7 @@ class Progress:
     watermark: int = 0  # greatest event time learnt, ms
     topic: str = ""
     positions: Positions = field(default_factory=dict)  # where the log goes on
-    fingerprint: str = ""  # of the model's shape and the features; see `fingerprint`
+    shape: dict[str, Any] = field(default_factory=dict)  # settings that the state depends on
     world_size: int = 1
 
 
@@ -56,10 +56,20 @@ class Checkpoint:
     progress: Progress
 
 
-def fingerprint(*parts: Any) -> str:
-    """A short digest of JSON-able ``parts``, to tell whether a state fits a configuration."""
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def require_same_shape(checkpoint: Checkpoint, shape: dict[str, Any]) -> None:
+    """Refuse a state that other features or another model's shape left behind.
+
+    Raises:
+        UserError: naming the settings that differ.
+    """
+    then = checkpoint.progress.shape
+    differing = sorted(key for key in then.keys() | shape.keys() if then.get(key) != shape.get(key))
+    if differing:
+        changes = ", ".join(f"{k}: {then.get(k)} then, {shape.get(k)} now" for k in differing[:3])
+        raise UserError(
+            f"{checkpoint.path} was written with other settings ({changes}); restore them, "
+            "or move the checkpoints away to start anew"
+        )
 
 
 class CheckpointStore:

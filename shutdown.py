@@ -1,0 +1,42 @@
+"""How a long-running process learns that it should stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+
+SUPERVISED = "ECDCTR_SUPERVISED"
+"""Set by a supervisor that holds the other end of our standard input."""
+
+
+def stop_event() -> threading.Event:
+    """An event that SIGINT and SIGTERM set; a second signal ends the process at once.
+
+    Under a supervisor, the end of standard input sets it too: that is how the
+    children of a supervisor that was killed hard come to know of it. Call this
+    from the main thread.
+    """
+    stopping = threading.Event()
+
+    def on_signal(signum: int, _frame: FrameType | None) -> None:
+        if stopping.is_set():
+            os._exit(128 + signum)
+        stopping.set()
+
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGTERM, on_signal)
+    if os.environ.get(SUPERVISED):
+        threading.Thread(target=_watch_stdin, args=(stopping,), daemon=True).start()
+    return stopping
+
+
+def _watch_stdin(stopping: threading.Event) -> None:
+    # The raw descriptor: a thread blocked inside sys.stdin's lock would make
+    # the interpreter abort at exit.
+    descriptor = sys.__stdin__.fileno() if sys.__stdin__ else 0
+    while os.read(descriptor, 4096):
+        pass
+    stopping.set()

@@ -1,0 +1,130 @@
+"""The loop that every level runs: read → predict → learn → publish → checkpoint.
+
+Predicting comes before learning, for every impression; `Learner.step` does both
+in one pass over the tables. What is published names its source, and a checkpoint
+says where the log goes on, so a restart repeats what the last checkpoint had not
+seen and nothing else.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+
+from streaming.impressions import Batch
+from trainers.checkpoint import Progress
+from trainers.ranks import Ranks
+from trainers.saver import Saver, Write
+
+
+class Reader(Protocol):
+    """Where batches come from; `streaming.reader.LogReader` and in-memory lists are such."""
+
+    @property
+    def finished(self) -> bool: ...
+
+    def next_batch(self, timeout: float) -> Batch | None: ...
+
+
+class Step(Protocol):
+    """One step of a model over one batch; None: an empty batch beside other ranks' full ones.
+
+    Returns the probabilities [B] from before learning, and the loss.
+    """
+
+    def __call__(self, batch: Batch | None) -> tuple[np.ndarray, float]: ...
+
+
+class Observer(Protocol):
+    """Told of every batch after it was learnt (metrics, the live window)."""
+
+    def __call__(
+        self, batch: Batch, probability_B: np.ndarray, loss: float, seconds: float
+    ) -> None: ...
+
+
+class Loop:
+    def __init__(
+        self,
+        *,
+        reader: Reader,
+        step: Step,
+        publish: Callable[[Batch, np.ndarray, int], None],
+        observe: Observer,
+        snapshot: Callable[[], Write],
+        saver: Saver,
+        every_batches: int,
+        progress: Progress,
+        ranks: Ranks,
+        stopping: threading.Event,
+        wait_for_all: bool = False,
+    ) -> None:
+        """``snapshot`` copies the state and returns what writes the copy; ``wait_for_all``
+        makes a rank wait for its batch rather than join with an empty one, so that a
+        bounded log gives the same batches every time."""
+        self.reader, self.step, self.publish, self.observe = reader, step, publish, observe
+        self.snapshot, self.saver, self.every_batches = snapshot, saver, every_batches
+        self.progress, self.ranks, self.stopping = progress, ranks, stopping
+        self.wait_for_all = wait_for_all
+        self._saved_step = progress.step
+        self.stalled_seconds = 0.0
+
+    def run(self) -> Progress:
+        """Go on until told to stop or until the log ends; leave a checkpoint of the end."""
+        while True:
+            batch = self._read()
+            turn = self.ranks.turn(
+                has_batch=batch is not None,
+                finished=self.reader.finished,
+                stop=self.stopping.is_set(),
+                may_save=self.saver.idle,
+            )
+            if turn.learn:
+                self._learn(batch)
+            if turn.stop:
+                break
+            if turn.may_save and self.progress.step - self._saved_step >= self.every_batches:
+                self._save()
+        self.saver.wait()
+        if self.progress.step > self._saved_step or not self._last_save_worked():
+            self._save()
+            self.saver.wait()
+        return self.progress
+
+    def _read(self) -> Batch | None:
+        while True:
+            batch = self.reader.next_batch(timeout=0.2)
+            over = self.reader.finished or self.stopping.is_set()
+            if batch is not None or over or not self.wait_for_all:
+                return batch
+
+    def _learn(self, batch: Batch | None) -> None:
+        started = time.perf_counter()
+        probability_B, loss = self.step(batch)
+        step = self.progress.step + 1
+        self.progress = replace(self.progress, step=step)
+        if batch is None:
+            return
+        self.publish(batch, probability_B, step - 1)
+        self.progress = replace(
+            self.progress,
+            impressions=self.progress.impressions + len(batch),
+            watermark=max(self.progress.watermark, batch.watermark),
+            positions=batch.positions,
+        )
+        self.observe(batch, probability_B, loss, time.perf_counter() - started)
+
+    def _save(self) -> None:
+        started = time.perf_counter()
+        self.saver.save(self.progress, self.snapshot())
+        self._saved_step = self.progress.step
+        self.stalled_seconds += time.perf_counter() - started
+
+    def _last_save_worked(self) -> bool:
+        saved = self.saver.wait()
+        return saved is None or saved.error is None
