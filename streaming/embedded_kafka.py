@@ -1,0 +1,326 @@
+"""A real Apache Kafka, one node, as a child process of ours.
+
+The data folder holds everything: `logs/` (Kafka's data), `kafka.log`, the
+broker's settings, `lock` (one owner at a time) and, while it runs, `address`,
+by which other processes of the run find it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import KafkaError, TopicAlreadyExistsError
+
+from errors import UserError
+from streaming.connection import KafkaConfig
+from streaming.kafka_jars import Report, class_path, report_to_stderr
+from streaming.kafka_process import (
+    LOOPBACK,
+    GuardedProcess,
+    Ports,
+    environment,
+    free_ports,
+    java_command,
+    new_cluster_id,
+    server_properties,
+    write_files,
+)
+
+PROBE_TOPIC = "__ecdctr_probe"
+START_SECONDS = 60.0
+STOP_SECONDS = 20.0
+
+
+class PortTaken(Exception):
+    """Somebody else listens on a port that was free a moment ago."""
+
+
+class EmbeddedKafka:
+    """One broker over ``data_dir``; the data stays when it stops.
+
+    As a context manager it runs for the length of the block. It stops with this
+    process, even if that is killed. The ports are the same at every start over
+    the same data, as long as nobody took them.
+
+    Args:
+        data_dir: made if missing.
+        heap_mb: Java's heap, MB.
+        extra: more of the broker's properties.
+        report: takes one line when the jars are fetched or ports change.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        heap_mb: int = 384,
+        extra: dict[str, str] | None = None,
+        report: Report = report_to_stderr,
+    ):
+        self.data_dir = data_dir.absolute()
+        self._heap_mb = heap_mb
+        self._extra = extra or {}
+        self._report = report
+        self._ports: Ports | None = None
+        self._process: GuardedProcess | None = None
+        self._lock: IO[str] | None = None
+
+    @property
+    def bootstrap_servers(self) -> str:
+        if self._ports is None:
+            raise RuntimeError("the embedded Kafka was not started")
+        return f"{LOOPBACK}:{self._ports.broker}"
+
+    @property
+    def config(self) -> KafkaConfig:
+        return KafkaConfig(bootstrap_servers=self.bootstrap_servers)
+
+    @property
+    def pid(self) -> int:
+        """The broker's process id."""
+        if self._process is None:
+            raise RuntimeError("the embedded Kafka does not run")
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.exit_code is None
+
+    def __enter__(self) -> EmbeddedKafka:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the broker; return when a record was produced and consumed.
+
+        Raises:
+            UserError: no jars, the folder is in use, or the broker does not start.
+        """
+        if self.running:
+            return
+        self._acquire()
+        try:
+            jars = class_path(self._report)
+            self._format(jars)
+            self._launch(jars)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop in order and let the data folder go."""
+        if self._process is not None:
+            self._process.stop(STOP_SECONDS)
+            self._process = None
+        if self._lock is not None:
+            (self.data_dir / "address").unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
+
+    def kill(self) -> None:
+        """Kill the broker hard, as a crash would; :meth:`restart` brings it back."""
+        if self._process is not None:
+            self._process.kill()
+
+    def restart(self) -> None:
+        """Stop the broker if it still runs, and start it over the same data and ports."""
+        if self._process is not None:
+            self._process.stop(STOP_SECONDS)
+        self.start()
+
+    def _acquire(self) -> None:
+        if self._lock is not None:
+            return
+        try:
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            lock = (self.data_dir / "lock").open("a+")
+        except OSError as error:
+            raise UserError(
+                f"{self.data_dir} cannot hold Kafka's data: {error.strerror}"
+            ) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise UserError(
+                f"an embedded Kafka already runs over {self.data_dir}: stop it, use it "
+                f"(its address is in {self.data_dir / 'address'}), or choose another --run-dir"
+            ) from None
+        self._lock = lock
+
+    def _format(self, jars: str) -> None:
+        """Prepare an empty data folder, as Kafka demands before its first start."""
+        if (self.data_dir / "logs" / "meta.properties").exists():
+            return
+        self._write_files(Ports(1, 2))  # formatting opens no port
+        settings = str(self.data_dir / "server.properties")
+        arguments = ("format", "--cluster-id", new_cluster_id(), "--config", settings)
+        command = java_command(
+            self.data_dir, jars, self._heap_mb, "kafka.tools.StorageTool", *arguments
+        )
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment(), stdin=subprocess.DEVNULL
+        )
+        if done.returncode:
+            reason = " ".join((done.stderr or done.stdout).split())[-300:]
+            raise UserError(f"{self.data_dir} cannot be made ready for Kafka: {reason}")
+
+    def _write_files(self, ports: Ports) -> None:
+        properties = server_properties(ports, self.data_dir / "logs")
+        write_files(self.data_dir, {**properties, **self._extra})
+
+    def _launch(self, jars: str) -> None:
+        for ports in self._port_choices():
+            self._write_files(ports)
+            self._ports = ports
+            command = java_command(
+                self.data_dir,
+                jars,
+                self._heap_mb,
+                "kafka.Kafka",
+                str(self.data_dir / "server.properties"),
+            )
+            seen = self._log_size()
+            self._process = GuardedProcess(command, self.data_dir / "output.log")
+            try:
+                self._await_ready(seen)
+            except PortTaken:
+                continue
+            self._announce()
+            return
+        raise UserError("the embedded Kafka found no port that stayed free; start it again")
+
+    def _port_choices(self) -> Iterator[Ports]:
+        """The ports of the last start if they are free, then others."""
+        remembered = self._ports or self._remembered_ports()
+        if remembered and remembered.free:
+            yield remembered
+        for _ in range(3):
+            ports = free_ports()
+            if remembered:
+                self._report(
+                    f"port {remembered.broker} was taken meanwhile: "
+                    f"the embedded Kafka is now at {LOOPBACK}:{ports.broker}"
+                )
+            yield ports
+
+    def _remembered_ports(self) -> Ports | None:
+        try:
+            return Ports(**json.loads((self.data_dir / "ports").read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def _await_ready(self, seen: int) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        with contextlib.ExitStack() as stack:
+            probe: Probe | None = None
+            while time.monotonic() < deadline:
+                self._check_alive(seen)
+                try:
+                    probe = probe or stack.enter_context(Probe(self.bootstrap_servers))
+                    if probe.round_trip():
+                        return
+                except (KafkaError, OSError):
+                    time.sleep(0.05)
+        raise UserError(
+            f"the embedded Kafka was not ready after {START_SECONDS:.0f} s; "
+            f"its log is {self.data_dir / 'kafka.log'}"
+        )
+
+    def _check_alive(self, seen: int) -> None:
+        assert self._process is not None
+        code = self._process.exit_code
+        if code is None:
+            return
+        log = self._log_since(seen)
+        if "Address already in use" in log or "BindException" in log:
+            raise PortTaken
+        raise UserError(
+            f"the embedded Kafka ended at once (status {code}); why is in "
+            f"{self.data_dir / 'kafka.log'} and {self.data_dir / 'output.log'}"
+        )
+
+    def _log_size(self) -> int:
+        path = self.data_dir / "kafka.log"
+        return path.stat().st_size if path.exists() else 0
+
+    def _log_since(self, seen: int) -> str:
+        try:
+            with (self.data_dir / "kafka.log").open("rb") as file:
+                file.seek(seen)
+                return file.read().decode(errors="replace")
+        except OSError:
+            return ""
+
+    def _announce(self) -> None:
+        assert self._ports is not None
+        ports = {"broker": self._ports.broker, "controller": self._ports.controller}
+        _write_json(self.data_dir / "ports", ports)
+        address = {
+            "bootstrap_servers": self.bootstrap_servers,
+            "owner_pid": os.getpid(),
+            "broker_pid": self.pid,
+        }
+        _write_json(self.data_dir / "address", address)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    """Readers see the old content or the new, never half of it."""
+    new = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    new.write_text(json.dumps(content) + "\n")
+    new.replace(path)
+
+
+class Probe:
+    """Sends a record through the broker and reads it back."""
+
+    def __init__(self, bootstrap_servers: str):
+        self._settings: dict[str, Any] = {
+            "bootstrap_servers": [bootstrap_servers],
+            "reconnect_backoff_max_ms": 100,
+            "bootstrap_timeout_ms": 2_000,
+        }
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Probe:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def round_trip(self) -> bool:
+        """True when a record sent now came back."""
+        token = uuid.uuid4().bytes
+        with contextlib.closing(KafkaAdminClient(**self._settings)) as admin:
+            with contextlib.suppress(TopicAlreadyExistsError):
+                admin.create_topics(
+                    {PROBE_TOPIC: {"num_partitions": 1, "configs": {"retention.ms": "60000"}}},
+                    wait_for_metadata=True,
+                )
+        with contextlib.closing(KafkaProducer(**self._settings)) as producer:
+            sent = producer.send(PROBE_TOPIC, token).get(10)
+        partition = TopicPartition(PROBE_TOPIC, 0)
+        with contextlib.closing(KafkaConsumer(**self._settings)) as consumer:
+            consumer.assign([partition])
+            consumer.seek(partition, sent.offset)
+            records = consumer.poll(timeout_ms=5_000).get(partition, [])
+        return any(record.value == token for record in records)

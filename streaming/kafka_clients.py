@@ -1,0 +1,154 @@
+"""kafka-python's clients, built from :class:`KafkaConfig`.
+
+A client that first meets a broker which is not up yet backs off for long, so
+the port is waited for before one is built.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka.errors import KafkaError
+
+from errors import UserError
+from streaming.connection import KafkaConfig
+
+CONNECT_SECONDS = 15.0
+"""How long a broker that does not answer is waited for when a client is built."""
+
+Client = TypeVar("Client", KafkaConsumer, KafkaProducer, KafkaAdminClient)
+
+
+def resolve(kafka: KafkaConfig, run_dir: Path) -> KafkaConfig:
+    """``kafka`` with `bootstrap_servers` filled in, if need be from the embedded Kafka's address.
+
+    Raises:
+        UserError: no cluster is configured and no embedded Kafka runs for ``run_dir``.
+    """
+    if kafka.bootstrap_servers:
+        return kafka
+    try:
+        address = json.loads((run_dir / "kafka" / "address").read_text())
+        if psutil.pid_exists(address["owner_pid"]):
+            return kafka.model_copy(update={"bootstrap_servers": address["bootstrap_servers"]})
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise UserError(
+        f"no Kafka: none is configured (--bootstrap-servers HOST:PORT) and no embedded one runs "
+        f"for {run_dir}; 'ecdctr kafka' with the same run directory starts it"
+    )
+
+
+def consumer(kafka: KafkaConfig, **more: Any) -> KafkaConsumer:
+    """A consumer that commits nothing by itself and creates no topics.
+
+    Raises:
+        UserError: unknown or unusable options, or no broker answers.
+    """
+    defaults = {"enable_auto_commit": False, "allow_auto_create_topics": False}
+    return _build(KafkaConsumer, kafka, {**defaults, **more})
+
+
+def producer(kafka: KafkaConfig, **more: Any) -> KafkaProducer:
+    """A producer that waits for every replica; raises as :func:`consumer`."""
+    return _build(KafkaProducer, kafka, {"acks": "all", "allow_auto_create_topics": False, **more})
+
+
+def admin(kafka: KafkaConfig, **more: Any) -> KafkaAdminClient:
+    """An admin client; raises as :func:`consumer`."""
+    return _build(KafkaAdminClient, kafka, more)
+
+
+def _build(kind: type[Client], kafka: KafkaConfig, more: Mapping[str, Any]) -> Client:
+    settings = client_settings(kind, kafka, more)
+    wait_for_broker(kafka)
+    try:
+        return kind(**settings)
+    except (KafkaError, ValueError, AssertionError, OSError) as error:
+        raise UserError(
+            f"Kafka at {kafka.bootstrap_servers} cannot be used: "
+            f"{type(error).__name__}: {one_line(error)}; see kafka.security_protocol and kafka.options"
+        ) from error
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or "no further details"
+
+
+def client_settings(
+    kind: type[Client], kafka: KafkaConfig, more: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The keyword arguments for ``kind``: the caller's, over the configured options it knows.
+
+    Raises:
+        UserError: an option that no client of kafka-python knows.
+    """
+    check_options(kafka.options)
+    options = {key: value for key, value in kafka.options.items() if key in kind.DEFAULT_CONFIG}
+    return {
+        "bootstrap_servers": kafka.bootstrap_servers.split(","),
+        "security_protocol": kafka.security_protocol,
+        "reconnect_backoff_max_ms": kafka.reconnect_backoff_max_ms,
+        **options,
+        **more,
+    }
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse an option that no client knows, naming the nearest one."""
+    known = sorted(
+        {*KafkaConsumer.DEFAULT_CONFIG, *KafkaProducer.DEFAULT_CONFIG}
+        | {*KafkaAdminClient.DEFAULT_CONFIG}
+    )
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else "see kafka-python's settings"
+            raise UserError(f"kafka.options: unknown option '{name}'; {hint}")
+
+
+def addresses(bootstrap_servers: str) -> list[tuple[str, int]]:
+    """``host:port,[v6]:port`` as pairs; the port may be left out (9092)."""
+    pairs = []
+    for item in filter(None, (part.strip() for part in bootstrap_servers.split(","))):
+        host, _, port = item.rpartition(":") if not item.endswith("]") else (item, "", "")
+        if not host:
+            host, port = port, ""
+        if port and not port.isdigit():
+            raise UserError(f"kafka.bootstrap_servers: '{item}' is not host:port")
+        pairs.append((host.strip("[]"), int(port or 9092)))
+    if not pairs:
+        raise UserError("kafka.bootstrap_servers is empty: expected host:port,host:port")
+    return pairs
+
+
+def wait_for_broker(kafka: KafkaConfig, timeout: float = CONNECT_SECONDS) -> None:
+    """Return as soon as one bootstrap server accepts a connection.
+
+    Raises:
+        UserError: none did within ``timeout`` seconds.
+    """
+    servers = addresses(kafka.bootstrap_servers)
+    deadline = time.monotonic() + timeout
+    while True:
+        for server in servers:
+            try:
+                with socket.create_connection(server, timeout=2):
+                    return
+            except OSError as error:
+                reason = error
+        if time.monotonic() >= deadline:
+            raise UserError(
+                f"no Kafka answers at {kafka.bootstrap_servers} ({one_line(reason)}): start it, "
+                f"or name another with --bootstrap-servers HOST:PORT"
+            )
+        time.sleep(0.1)

@@ -1,0 +1,83 @@
+"""Creating our topics with their cleanup policies."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+from kafka.errors import KafkaError, TopicAlreadyExistsError
+
+from errors import UserError
+from streaming.connection import KafkaConfig
+from streaming.kafka_clients import admin, one_line
+from streaming.topics import TopicsConfig
+
+LEVELS = ("tpm", "cpm", "actr")
+
+_HOUR_MS = 3_600_000
+
+
+def topic_settings(
+    topics: TopicsConfig, levels: Sequence[str] = LEVELS
+) -> dict[str, dict[str, str]]:
+    """Every topic's name with its Kafka settings."""
+    kept_for_a_time = {
+        "cleanup.policy": "delete",
+        "retention.ms": str(topics.retention_hours * _HOUR_MS),
+    }
+    # A refresher that starts over reads the last periods again, months after they were written.
+    kept = {"cleanup.policy": "delete", "retention.ms": "-1"}
+    compacted = {"cleanup.policy": "compact"}
+    return {
+        topics.natural: kept_for_a_time,
+        topics.ad: kept_for_a_time,
+        topics.dead_letter: kept_for_a_time,
+        topics.snapshots: kept,
+        topics.historical: compacted,
+        **{topics.predictions_of(level): kept_for_a_time for level in levels},
+        **{topics.models_of(level): compacted for level in levels},
+    }
+
+
+def create_topics(
+    kafka: KafkaConfig, topics: TopicsConfig, levels: Sequence[str] = LEVELS
+) -> list[str]:
+    """Create what is missing of our topics and wait until it can be used.
+
+    A topic that exists is left as it is, whatever its settings.
+
+    Returns:
+        the names of the topics that were created.
+
+    Raises:
+        UserError: no broker answers, or it refuses.
+    """
+    wanted = topic_settings(topics, levels)
+    with contextlib.closing(admin(kafka)) as client:
+        try:
+            missing = sorted(wanted.keys() - set(client.list_topics()))
+            if missing:
+                new = {
+                    name: {
+                        "num_partitions": topics.partitions,
+                        "replication_factor": topics.replication,
+                        "configs": wanted[name],
+                    }
+                    for name in missing
+                }
+                # Two processes may start at once: what the other created is fine.
+                with contextlib.suppress(TopicAlreadyExistsError):
+                    client.create_topics(new)
+                client.wait_for_topics(missing)
+        except KafkaError as error:
+            raise UserError(
+                f"Kafka at {kafka.bootstrap_servers} does not create the topics "
+                f"{', '.join(sorted(wanted))}: {type(error).__name__}: {one_line(error)}"
+            ) from error
+    return missing
+
+
+def delete_topics(kafka: KafkaConfig, names: Sequence[str]) -> None:
+    """Delete topics and their records; names of none are passed over."""
+    with contextlib.closing(admin(kafka)) as client:
+        client.delete_topics(sorted(set(names) & set(client.list_topics())))

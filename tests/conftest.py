@@ -1,0 +1,45 @@
+"""Fixtures for every test that talks to a real Kafka."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from streaming.connection import KafkaConfig
+from streaming.embedded_kafka import EmbeddedKafka
+from streaming.topic_admin import create_topics
+from streaming.topics import TopicsConfig
+
+
+@pytest.fixture(scope="session")
+def embedded_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
+    """The session's broker. Do not kill it: a test that kills makes a broker of its own."""
+    with EmbeddedKafka(tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def kafka(embedded_kafka: EmbeddedKafka) -> KafkaConfig:
+    """How to reach the session's broker."""
+    return embedded_kafka.config
+
+
+def unique_topics(partitions: int = 4) -> TopicsConfig:
+    """Topic names that no other test uses."""
+    own = uuid.uuid4().hex[:8]
+    names = {
+        field: f"{default}.{own}"
+        for field, default in TopicsConfig().model_dump().items()
+        if isinstance(default, str)
+    }
+    return TopicsConfig(**names, partitions=partitions)
+
+
+@pytest.fixture
+def topics(kafka: KafkaConfig) -> TopicsConfig:
+    """Topics of the test's own, created and empty; only A-CTR's of the levels' topics."""
+    own = unique_topics()
+    create_topics(kafka, own, levels=("actr",))
+    return own
