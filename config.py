@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from monitoring.settings import MonitoringConfig
 from settings import Loaded, Section, load
 from streaming.connection import KafkaConfig
 from streaming.impressions import ImpressionSchema
@@ -23,6 +24,7 @@ class Config(Section):
     topics: TopicsConfig = TopicsConfig()
     impressions: ImpressionSchema = ImpressionSchema()
     actr: LevelConfig = LevelConfig()
+    monitoring: MonitoringConfig = MonitoringConfig()
 
 
 def configured(function: Callable[..., Any]) -> Callable[..., Any]:
