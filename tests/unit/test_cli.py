@@ -1,0 +1,50 @@
+"""The command line: instant help, one-line errors, no model where none is needed."""
+
+import subprocess
+import sys
+
+import pytest
+from tests_support import run_ecdctr
+
+import cli
+
+
+def test_every_command_exists_and_explains_itself():
+    for name in cli.COMMANDS:
+        command = cli.LazyGroup().get_command(None, name)
+        assert command is not None and command.help, name
+        options = [p for p in command.params if hasattr(p, "help")]
+        assert all(option.help for option in options), name
+
+
+@pytest.mark.parametrize("name", list(cli.COMMANDS))
+def test_no_command_imports_torch_before_it_runs(name):
+    module = cli.COMMANDS[name][0]
+    code = f"import sys, {module}; print('torch' in sys.modules, 'faust' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["config", "--set", "actr.batchsize=1"], "did you mean actr.batch_size"),
+        (["config", "--config", "nowhere.toml"], "no configuration file"),
+        (["trian"], "No such command"),
+    ],
+)
+def test_errors_are_one_line_and_exit_2(arguments, words):
+    done = run_ecdctr(*arguments)
+    assert done.returncode == 2
+    assert words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_config_prints_values_and_their_origin():
+    done = run_ecdctr("config", env={"ECDCTR_ACTR__BATCH_SIZE": "77"})
+    line = next(line for line in done.stdout.splitlines() if line.startswith("actr.batch_size"))
+    assert "= 77" in line and "$ECDCTR_ACTR__BATCH_SIZE" in line
+
+
+def test_config_hides_passwords():
+    done = run_ecdctr("config", "--set", "kafka.options.sasl_plain_password=hunter2")
+    assert "sasl_plain_password" in done.stdout and "hunter2" not in done.stdout

@@ -1,0 +1,145 @@
+"""The loop over a pretend model whose state is a running sum: nothing lost, nothing twice."""
+
+import json
+import threading
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from streaming.impressions import Batch, Position, SourceRows
+from trainers.checkpoint import CheckpointStore, Progress
+from trainers.loop import Loop
+from trainers.ranks import Ranks
+from trainers.saver import Saver
+
+SIZE = 4
+
+
+def batches(count: int, start: int = 0) -> list[Batch]:
+    made = []
+    for i in range(start, count):
+        rows = pa.record_batch({"x": np.arange(i * SIZE, (i + 1) * SIZE)})
+        offsets = np.arange(i * SIZE, (i + 1) * SIZE)
+        source = SourceRows(np.zeros(SIZE, np.int32), offsets, np.zeros(SIZE, np.int32))
+        made.append(Batch(rows, source, {0: Position((i + 1) * SIZE)}, watermark=i))
+    return made
+
+
+class Listed:
+    """A reader over a list; ``stop_after`` presses Ctrl-C, as it were."""
+
+    def __init__(self, items, stopping, stop_after=None):
+        self.items, self.stopping, self.left = list(items), stopping, stop_after
+
+    @property
+    def finished(self):
+        return not self.items
+
+    def next_batch(self, timeout):
+        if not self.items or self.stopping.is_set():
+            return None
+        if self.left is not None:
+            self.left -= 1
+            if self.left == 0:
+                self.stopping.set()
+        return self.items.pop(0)
+
+
+class World:
+    """One pretend trainer's life on top of a folder that outlives it."""
+
+    def __init__(self, folder, items, *, every=3, stop_after=None, broken_disk=()):
+        self.store = CheckpointStore(folder, keep=2)
+        self.store.prepare()
+        found = self.store.latest()
+        self.sum, progress = 0, Progress(topic="t")
+        if found is not None:
+            progress = found.progress
+            self.sum = json.loads((found.path / "sum.json").read_text())
+        stopping = threading.Event()
+        self.events, self.saved, self.broken = [], [], set(broken_disk)
+        self.ranks = Ranks()
+        self.saver = Saver(self.store, self.ranks, self.durable, self.saved.append)
+        done = progress.positions.get(0, Position(0)).offset // SIZE
+        self.loop = Loop(
+            reader=Listed(items[done:], stopping, stop_after),
+            step=self.step,
+            publish=lambda batch, p, version: self.events.append(("publish", version)),
+            observe=lambda *_: self.events.append(("observe",)),
+            snapshot=self.snapshot,
+            saver=self.saver,
+            every_batches=every,
+            progress=progress,
+            ranks=self.ranks,
+            stopping=stopping,
+        )
+
+    def durable(self):
+        self.events.append(("durable",))
+
+    def step(self, batch):
+        self.sum += sum(batch.rows["x"].to_pylist())
+        return np.zeros(len(batch), np.float32), 0.0
+
+    def snapshot(self):
+        value, step = self.sum, self.loop.progress.step
+
+        def write(directory):
+            if step in self.broken:
+                raise OSError("No space left on device")
+            (directory / "sum.json").write_text(json.dumps(value))
+
+        return write
+
+    def run(self):
+        progress = self.loop.run()
+        self.saver.close()
+        return progress
+
+
+def test_all_is_learnt_published_and_saved_at_the_end(tmp_path):
+    world = World(tmp_path, batches(8))
+    progress = world.run()
+    assert progress.step == 8 and progress.impressions == 8 * SIZE and progress.watermark == 7
+    assert world.sum == sum(range(32))
+    assert world.events.count(("observe",)) == 8
+    assert [e[1] for e in world.events if e[0] == "publish"] == list(range(8))
+    assert world.store.latest().progress.positions == {0: Position(32)}
+
+
+def test_what_was_published_is_durable_before_a_checkpoint_is_current(tmp_path):
+    world = World(tmp_path, batches(2))
+    world.run()
+    assert world.events[-1] == ("durable",) and world.saved[-1].checkpoint is not None
+
+
+@pytest.mark.parametrize("stop_after", range(1, 9))
+def test_stopping_anywhere_and_going_on_learns_each_batch_once(tmp_path, stop_after):
+    World(tmp_path, batches(8), stop_after=stop_after).run()
+    world = World(tmp_path, batches(8))
+    assert world.loop.progress.step == stop_after
+    world.run()
+    assert world.sum == sum(range(32))
+
+
+def test_a_failed_checkpoint_does_not_stop_the_loop_and_the_next_one_works(tmp_path):
+    world = World(tmp_path, batches(8), every=2, broken_disk=(2, 4))
+    world.run()
+    assert [s.error is None for s in world.saved][:1] == [False]
+    assert world.saved[-1].error is None and world.store.latest().progress.step == 8
+    assert not list(tmp_path.glob(".writing-*"))
+
+
+def test_a_failed_last_checkpoint_is_tried_once_more(tmp_path):
+    world = World(tmp_path, batches(2), every=2, broken_disk=(2,))
+    world.run()
+    assert world.saved[-1].error is not None
+    assert len(world.saved) == 2 and world.store.latest() is None
+
+
+def test_nothing_new_writes_nothing(tmp_path):
+    World(tmp_path, batches(3)).run()
+    again = World(tmp_path, batches(3))
+    again.run()
+    assert again.saved == []
