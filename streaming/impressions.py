@@ -97,6 +97,8 @@ class ImpressionSchema(Section):
     """Latest event time believed, ms (2100-01-01); later ones are dead letters."""
     max_lead_ms: int = 86_400_000
     """How far an event time may lie ahead of its Kafka record's timestamp, ms."""
+    max_rows: int = Field(100_000, ge=1)
+    """Most impressions believed in one record; a record of more is a dead letter."""
 
     @model_validator(mode="after")
     def _consistent(self) -> ImpressionSchema:
@@ -166,6 +168,7 @@ class Batch:
     source: SourceRows
     positions: Positions  # after this batch, for every partition that is read
     watermark: int  # greatest event time read so far, ms
+    produced_at: int | None = None  # oldest `produced-at` header, wall clock, ms
 
     def __len__(self) -> int:
         return int(self.rows.num_rows)
