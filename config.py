@@ -13,6 +13,7 @@ from monitoring.settings import MonitoringConfig
 from settings import Loaded, Section, load
 from streaming.connection import KafkaConfig
 from streaming.impressions import ImpressionSchema
+from streaming.market_config import MarketConfig
 from streaming.topics import TopicsConfig
 from trainers.settings import LevelConfig
 
@@ -23,6 +24,7 @@ class Config(Section):
     kafka: KafkaConfig = KafkaConfig()
     topics: TopicsConfig = TopicsConfig()
     impressions: ImpressionSchema = ImpressionSchema()
+    market: MarketConfig = MarketConfig()
     actr: LevelConfig = LevelConfig()
     monitoring: MonitoringConfig = MonitoringConfig()
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from errors import UserError
 from settings import Section
+
+GENERATION = 1
+"""Raised whenever the same configuration gives other impressions than before."""
 
 Preset = Literal["demo", "standard", "conflict", "large"]
 
@@ -146,3 +153,34 @@ class MarketConfig(Section):
     def start_ms(self) -> int:
         """Beginning of the first day, ms since 1970-01-01 UTC."""
         return int(datetime(*self.start.timetuple()[:3], tzinfo=UTC).timestamp()) * 1_000
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that two markets share when one is the other's beginning."""
+        identity = self.model_dump(mode="json", exclude={"preset", "days"})
+        text = json.dumps([GENERATION, identity], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def adjusted(config: MarketConfig, origins: Mapping[str, str], **flags: Any) -> MarketConfig:
+    """``config`` with the flags that are not None laid over it, another preset included.
+
+    Args:
+        origins: who set each dotted key of the whole configuration; what a
+            preset said has none, so that another preset may replace it.
+
+    Raises:
+        UserError: the flags and the configuration do not fit together.
+    """
+    stated = {
+        name: getattr(config, name)
+        for name in MarketConfig.model_fields
+        if f"market.{name}" in origins
+    }
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return MarketConfig(**{**stated, **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(["market", *(str(part) for part in first["loc"])])
+        raise UserError(f"{key}: {first['msg'].removeprefix('Value error, ')}") from None
