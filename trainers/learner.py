@@ -1,0 +1,200 @@
+"""One model that learns: a step at a time, with its state saved and restored.
+
+A step predicts with what was known before, then learns, and looks embeddings up
+once for both. Tables learn by row-wise Adagrad fused into the backward pass, dense
+weights by Adam.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.planner import Topology
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from torchrec.distributed.types import ShardingEnv
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
+from torchrec.optim.optimizers import in_backward_optimizer_filter
+
+from embeddings.cpu_collision import clear_rows_on_cpu
+from embeddings.tables import bind_vocabularies, planner, sharders, table_specs
+from embeddings.vocabulary import ManagedIds
+from streaming.impressions import ImpressionSchema
+from trainers.distributed import Place, join
+from trainers.features import ModelBatch, to_model_batch
+from trainers.model import TrainTask
+from trainers.settings import LevelConfig
+
+
+@dataclass(frozen=True)
+class VocabularyStats:
+    """A managed table's vocabulary on this rank."""
+
+    rows: int
+    rows_in_use: int
+    admitted_total: int
+    evicted_total: int
+
+    @property
+    def occupancy(self) -> float:
+        """Share of the rows that belong to an id."""
+        return self.rows_in_use / self.rows
+
+
+class Learner:
+    """A level's model on this rank, its optimizers and its vocabulary.
+
+    Every rank must call `step`, `predict` and `load` the same number of times, as
+    embeddings are exchanged within them.
+
+    Raises:
+        UserError: the device that was asked for is not there.
+    """
+
+    def __init__(self, config: LevelConfig, schema: ImpressionSchema) -> None:
+        self.config, self.schema = config, schema
+        self.place = join(config.device)
+        self.steps_done = 0
+        self.model = _sharded(config, schema, self.place)
+        self.vocabularies: dict[str, ManagedIds] = bind_vocabularies(self.model)
+        if self.device.type == "cpu":
+            clear_rows_on_cpu(self.model)
+        self.optimizer = _optimizer(self.model, config)
+        self._pipeline: TrainPipelineSparseDist | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.place.device
+
+    def to_batch(self, rows: pa.RecordBatch, pad_to: int | None = None) -> ModelBatch:
+        """Canonical ``rows`` as this model reads them; ranks need batches of one size."""
+        return to_model_batch(rows, self.schema, self.config.model, pad_to)
+
+    def step(self, batch: ModelBatch) -> tuple[np.ndarray, float]:
+        """Predict ``batch`` with what is known, then learn it.
+
+        Returns:
+            The probabilities [rows of this rank's batch, float32] from before
+            learning, and the mean loss over all ranks.
+        """
+        batch = batch.to(self.device)
+        self.model.train()
+        self.optimizer.zero_grad()
+        loss, (loss_now, probability_B) = self.model(batch)
+        loss.backward()
+        self.optimizer.step()
+        self.steps_done += 1
+        return self._result(batch.rows, loss_now, probability_B)
+
+    def steps(self, batches: Iterable[ModelBatch]) -> Iterator[tuple[np.ndarray, float]]:
+        """`step` over ``batches``, in order; on GPUs the next ones travel while one is learnt."""
+        if self.device.type == "cpu":
+            yield from map(self.step, batches)
+            return
+        self.model.train()
+        rows: deque[int] = deque()
+        source = _noting_rows(batches, rows)
+        if self._pipeline is None:
+            self._pipeline = TrainPipelineSparseDist(self.model, self.optimizer, self.device)
+        while True:
+            try:
+                loss, probability_B = self._pipeline.progress(source)
+            except StopIteration:
+                return
+            self.steps_done += 1
+            yield self._result(rows.popleft(), loss, probability_B)
+
+    @torch.no_grad()
+    def predict(self, batch: ModelBatch) -> np.ndarray:
+        """Probabilities [rows, float32]; nothing is learnt or recorded."""
+        self.model.eval()
+        _, (_, probability_B) = self.model(batch.to(self.device))
+        return probability_B[: batch.rows].cpu().numpy()
+
+    def vocabulary_stats(self) -> dict[str, VocabularyStats]:
+        """Managed table to what became of its rows, on this rank."""
+        return {
+            name: VocabularyStats(
+                rows=vocabulary.output_size(),
+                rows_in_use=vocabulary.rows_in_use(),
+                admitted_total=vocabulary.admitted_total,
+                evicted_total=vocabulary.evicted_total,
+            )
+            for name, vocabulary in self.vocabularies.items()
+        }
+
+    def _result(
+        self, rows: int, loss: torch.Tensor, probability_B: torch.Tensor
+    ) -> tuple[np.ndarray, float]:
+        if self.place.world_size > 1:
+            loss = loss / self.place.world_size
+            dist.all_reduce(loss)
+        return probability_B[:rows].cpu().numpy(), float(loss)
+
+
+def _noting_rows(batches: Iterable[ModelBatch], rows: deque[int]) -> Iterator[ModelBatch]:
+    for batch in batches:
+        rows.append(batch.rows)
+        yield batch
+
+
+def _sharded(
+    config: LevelConfig, schema: ImpressionSchema, place: Place
+) -> DistributedModelParallel:
+    kind = place.device.type
+    # Dense weights come from the seed, on every rank the same; tables need no generator.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        task = TrainTask(
+            schema, config.model, torch.device("cpu"), place.world_size, torch.device("meta")
+        )
+    task.dense.to(place.device)
+    topology = Topology(
+        world_size=place.world_size,
+        local_world_size=place.local_world_size,
+        compute_device=kind,
+        **_memory(kind),
+    )
+    plan = planner(
+        table_specs(schema, config.model), topology, config.batch_size // place.world_size
+    ).collective_plan(task, sharders(kind, config.optimizer), dist.GroupMember.WORLD)
+    group = dist.GroupMember.WORLD
+    assert group is not None
+    # One rank has nobody to average with, and DDP would cost it a copy of every gradient.
+    return DistributedModelParallel(
+        task,
+        env=ShardingEnv.from_process_group(group),
+        device=place.device,
+        plan=plan,
+        sharders=sharders(kind, config.optimizer),
+        init_data_parallel=place.world_size > 1,
+    )
+
+
+def _memory(kind: str) -> dict[str, int]:
+    """What the planner may fill: a GPU's own memory, all of it."""
+    if kind != "cuda":
+        return {}
+    return {"hbm_cap": torch.cuda.get_device_properties(0).total_memory}
+
+
+def _optimizer(model: DistributedModelParallel, config: LevelConfig) -> CombinedOptimizer:
+    dense = dict(in_backward_optimizer_filter(model.named_parameters()))
+    adam = KeyedOptimizerWrapper(
+        dense, lambda p: torch.optim.Adam(p, lr=config.optimizer.dense_learning_rate)
+    )
+    # Adam makes its state at the first step; a checkpoint before it must have it too.
+    for parameter in dense.values():
+        adam.state[parameter] = {
+            "step": torch.zeros((), dtype=torch.float32),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return CombinedOptimizer([model.fused_optimizer, ("dense", adam)])

@@ -1,0 +1,229 @@
+"""A-CTR's network, which CPM shares; TPM is the same with fewer features and no crosses.
+
+    ids, categories --> embedding tables --> bags [B, F x D] --+
+                                                               +--> x [B, I] --> crosses ----+
+    numerics [B, N] -------------------------------------------+         |                  |
+    historical embeddings, when there are slots for them ------+         +-----> MLP -------+--> logit
+                                                                                             |
+    user . item, user . mean(recent items), ...  --------------------------------------------+
+
+Crosses are DCNv2's low-rank ones (Wang et al. 2021). The inner products enter the
+logit directly, because an MLP alone was seen not to find them.
+
+Legend: B impressions, F sparse features, D embedding width, N numerics, I inputs of
+the dense part, P inner products, H historical embeddings a side, U units of the MLP.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn import functional
+from torchrec.modules.crossnet import LowRankCrossNet
+from torchrec.sparse.jagged_tensor import KeyedTensor
+
+from embeddings.tables import hashed_collection, managed_collection, table_specs
+from streaming.impressions import Feature, ImpressionSchema
+from trainers.batch_norm import BatchNorm
+from trainers.features import History, ModelBatch
+from trainers.settings import ModelConfig
+
+INITIAL_CTR = 0.05
+"""What the model predicts before it has learnt anything."""
+
+
+@dataclass
+class Activations:
+    """What predicting and learning have in common: everything before the first BatchNorm."""
+
+    cross_BI: torch.Tensor | None
+    first_BU: torch.Tensor  # the MLP's first layer, or x itself without hidden layers
+    product_BP: torch.Tensor
+
+    def detach(self) -> Activations:
+        cross_BI = None if self.cross_BI is None else self.cross_BI.detach()
+        return Activations(cross_BI, self.first_BU.detach(), self.product_BP.detach())
+
+
+class Dense(nn.Module):
+    """From pooled embeddings to logits; replicated on every rank."""
+
+    def __init__(self, schema: ImpressionSchema, config: ModelConfig, world_size: int = 1) -> None:
+        super().__init__()
+        self.features = schema.sparse
+        self.dim = config.dim
+        self.world_size = world_size
+        self.slots = config.history_slots
+        self.pairs = _product_pairs(schema)
+        inputs = len(self.features) * config.dim + len(schema.numeric)
+        products = len(self.pairs)
+        if self.slots:
+            inputs += 2 * config.dim
+            products += 1
+        self.cross = (
+            LowRankCrossNet(inputs, config.cross_layers, config.cross_rank)
+            if config.cross_layers
+            else None
+        )
+        widths = (inputs, *config.hidden)
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in itertools.pairwise(widths))
+        self.norms = nn.ModuleList(
+            BatchNorm(width, config.batch_norm_momentum, world_size)
+            for width in (config.hidden if config.batch_norm else ())
+        )
+        self.output = nn.Linear(widths[-1] + (inputs if self.cross is not None else 0), 1)
+        nn.init.constant_(self.output.bias, float(torch.logit(torch.tensor(INITIAL_CTR))))
+        self.product_weight_P = nn.Parameter(torch.ones(products))
+
+    def activations(self, tables: list[KeyedTensor], batch: ModelBatch) -> Activations:
+        # Sharding plans order the columns as they like; regroup restores the schema's order.
+        names = [feature.name for feature in self.features]
+        pooled_BX = KeyedTensor.regroup(tables, [names])[0]
+        vectors_BFD = self._means(pooled_BX.view(-1, len(names), self.dim), batch)
+        product_BP = _inner_products(vectors_BFD, self.pairs)
+        parts = [vectors_BFD.flatten(1), batch.numeric_BN]
+        if self.slots:
+            user_BD, item_BD = _history_means(batch.history, vectors_BFD)
+            parts += [user_BD, item_BD]
+            product_BP = torch.cat([product_BP, (user_BD * item_BD).sum(1, keepdim=True)], 1)
+        x_BI = torch.cat(parts, 1)
+        first_BU = self.layers[0](x_BI) if len(self.layers) else x_BI
+        cross_BI = None if self.cross is None else self.cross(x_BI)
+        return Activations(cross_BI, first_BU, product_BP)
+
+    def _means(self, sums_BFD: torch.Tensor, batch: ModelBatch) -> torch.Tensor:
+        """Sums of bags to means, for multi-valued features."""
+        multi = [f for f, feature in enumerate(self.features) if feature.multi]
+        if not multi:
+            return sums_BFD
+        lengths_FB = batch.kjt.lengths().view(len(self.features), -1)
+        scale_BF = torch.ones_like(sums_BFD[:, :, 0])
+        scale_BF[:, multi] = lengths_FB[multi].T.clamp_min(1).to(sums_BFD.dtype).reciprocal()
+        return sums_BFD * scale_BF[:, :, None]
+
+    def logits(
+        self, activations: Activations, *, serving: bool, weight_B: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """[B]; ``serving``: BatchNorm by its running statistics, as they stand."""
+        hidden_BU = activations.first_BU
+        for index, layer in enumerate(self.layers):
+            if index:
+                hidden_BU = layer(hidden_BU)
+            if len(self.norms):
+                norm = self.norms[index]
+                hidden_BU = norm.serve(hidden_BU) if serving else norm(hidden_BU, weight_B)
+            hidden_BU = functional.relu(hidden_BU)
+        if activations.cross_BI is not None:
+            hidden_BU = torch.cat([hidden_BU, activations.cross_BI], 1)
+        product_B = (activations.product_BP * self.product_weight_P).sum(1)
+        return self.output(hidden_BU).squeeze(1) + product_B
+
+    def forward(
+        self, tables: list[KeyedTensor], batch: ModelBatch
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """Loss, and (loss, probabilities [B]) without gradient.
+
+        The probabilities are those that would be served: from running statistics,
+        and from before this batch is learnt. When not training there is nothing else.
+        """
+        activations = self.activations(tables, batch)
+        with torch.no_grad():
+            served_B = self.logits(activations.detach(), serving=True)
+            probability_B = torch.sigmoid(served_B)
+        weight_B = batch.weight_B
+        if self.training:
+            # Other ranks may hold padding when this one has none, so weights always go along.
+            lone = self.world_size == 1 and not batch.padded and batch.rows > 1
+            logit_B = self.logits(activations, serving=False, weight_B=None if lone else weight_B)
+        else:
+            logit_B = served_B
+        loss = _mean_loss(logit_B, batch.label_B, weight_B, self.world_size)
+        return loss, (loss.detach(), probability_B)
+
+
+class TrainTask(nn.Module):
+    """Tables and dense part: ``forward(batch) -> (loss, (loss, probability_B))``.
+
+    The form that `TrainPipelineSparseDist` asks for. Tables are looked up once a step.
+    """
+
+    def __init__(
+        self,
+        schema: ImpressionSchema,
+        config: ModelConfig,
+        device: torch.device,
+        world_size: int = 1,
+        table_device: torch.device | None = None,
+    ) -> None:
+        super().__init__()
+        specs = table_specs(schema, config)
+        self.managed = managed_collection(specs, config, table_device or device)
+        self.hashed = hashed_collection(specs, table_device or device)
+        self.dense = Dense(schema, config, world_size).to(device)
+
+    def forward(self, batch: ModelBatch) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        tables = []
+        if self.managed is not None:
+            tables.append(self.managed(batch.kjt)[0])
+        if self.hashed is not None:
+            tables.append(self.hashed(batch.kjt))
+        return self.dense(tables, batch)
+
+
+def _mean_loss(
+    logit_B: torch.Tensor, label_B: torch.Tensor, weight_B: torch.Tensor, world_size: int
+) -> torch.Tensor:
+    """This rank's part of the mean log loss over all ranks, times the number of ranks.
+
+    DDP averages dense gradients over ranks and TorchRec divides those of tables by
+    their number, so the mean over ranks of this is the weighted mean over impressions.
+    """
+    total = weight_B.sum()
+    if world_size > 1:
+        total = total.clone()
+        dist.all_reduce(total)
+    losses = functional.binary_cross_entropy_with_logits(
+        logit_B, label_B, weight_B, reduction="sum"
+    )
+    return losses * (world_size / total.clamp_min(1.0))
+
+
+def _product_pairs(schema: ImpressionSchema) -> list[tuple[int, int]]:
+    """Positions of the features whose inner product is taken.
+
+    The user with the item and with every feature that shares the item's table
+    (recent items), and those with the item.
+    """
+    position = {feature.name: f for f, feature in enumerate(schema.sparse)}
+    user, item = position[schema.user], position[schema.item]
+    table = schema.sparse[item].table_name
+    related = [f for f, x in enumerate(schema.sparse) if x.table_name == table and f != item]
+    return [(user, item)] + [(side, f) for f in related for side in (user, item)]
+
+
+def _inner_products(vectors_BFD: torch.Tensor, pairs: list[tuple[int, int]]) -> torch.Tensor:
+    left = [a for a, _ in pairs]
+    right = [b for _, b in pairs]
+    return (vectors_BFD[:, left] * vectors_BFD[:, right]).sum(-1)
+
+
+def _history_means(
+    history: History | None, vectors_BFD: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean historical embedding of user and item [B, D]; zeros where there is none."""
+    if history is None:
+        zeros_BD = torch.zeros_like(vectors_BFD[:, 0])
+        return zeros_BD, zeros_BD
+    return (
+        _masked_mean(history.user_BHD, history.user_mask_BH),
+        _masked_mean(history.item_BHD, history.item_mask_BH),
+    )
+
+
+def _masked_mean(x_BHD: torch.Tensor, mask_BH: torch.Tensor) -> torch.Tensor:
+    count_B1 = mask_BH.sum(1, keepdim=True).clamp_min(1.0)
+    return (x_BHD * mask_BH[:, :, None]).sum(1) / count_B1
