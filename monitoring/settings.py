@@ -14,7 +14,7 @@ class MonitoringConfig(Section):
     """Port; 0: a free one, which `ecdctr status` finds in the run directory."""
     stalled_seconds: float = Field(60.0, gt=0)
     """`/healthz` answers 503 after this long without progress, seconds."""
-    series_step_seconds: float = Field(6 * 3600.0, gt=0)
+    series_step_seconds: float = Field(24 * 3600.0, gt=0)
     """Event time between two points of the live view's GAUC chart, seconds."""
-    series_window_seconds: float = Field(24 * 3600.0, gt=0)
+    series_window_seconds: float = Field(72 * 3600.0, gt=0)
     """Event time that a point of that chart looks back over, seconds."""
