@@ -8,6 +8,7 @@ seen and nothing else.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
+from errors import UserError
 from streaming.impressions import Batch
 from trainers.checkpoint import Progress
 from trainers.ranks import Ranks
@@ -40,12 +42,17 @@ class Step(Protocol):
     def __call__(self, batch: Batch | None) -> tuple[np.ndarray, float]: ...
 
 
-class Observer(Protocol):
-    """Told of every batch after it was learnt (metrics, the live window)."""
+class Watcher(Protocol):
+    """Told of every batch after it was learnt, of every turn, with or without a batch, and
+    of every time that the loop was held up by handing a checkpoint over."""
 
-    def __call__(
+    def learnt(
         self, batch: Batch, probability_B: np.ndarray, loss: float, seconds: float
     ) -> None: ...
+
+    def turn(self) -> None: ...
+
+    def stalled(self, seconds: float) -> None: ...
 
 
 class Loop:
@@ -55,7 +62,7 @@ class Loop:
         reader: Reader,
         step: Step,
         publish: Callable[[Batch, np.ndarray, int], None],
-        observe: Observer,
+        watcher: Watcher,
         snapshot: Callable[[], Write],
         saver: Saver,
         every_batches: int,
@@ -67,12 +74,11 @@ class Loop:
         """``snapshot`` copies the state and returns what writes the copy; ``wait_for_all``
         makes a rank wait for its batch rather than join with an empty one, so that a
         bounded log gives the same batches every time."""
-        self.reader, self.step, self.publish, self.observe = reader, step, publish, observe
+        self.reader, self.step, self.publish, self.watcher = reader, step, publish, watcher
         self.snapshot, self.saver, self.every_batches = snapshot, saver, every_batches
         self.progress, self.ranks, self.stopping = progress, ranks, stopping
         self.wait_for_all = wait_for_all
         self._saved_step = progress.step
-        self.stalled_seconds = 0.0
 
     def run(self) -> Progress:
         """Go on until told to stop or until the log ends; leave a checkpoint of the end."""
@@ -86,6 +92,7 @@ class Loop:
             )
             if turn.learn:
                 self._learn(batch)
+            self.watcher.turn()
             if turn.stop:
                 break
             if turn.may_save and self.progress.step - self._saved_step >= self.every_batches:
@@ -106,6 +113,11 @@ class Loop:
     def _learn(self, batch: Batch | None) -> None:
         started = time.perf_counter()
         probability_B, loss = self.step(batch)
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss of batch {self.progress.step + 1} is {loss}: the model diverged; the last "
+                "checkpoint is sound, go on from it with smaller learning rates"
+            )
         step = self.progress.step + 1
         self.progress = replace(self.progress, step=step)
         if batch is None:
@@ -117,13 +129,13 @@ class Loop:
             watermark=max(self.progress.watermark, batch.watermark),
             positions=batch.positions,
         )
-        self.observe(batch, probability_B, loss, time.perf_counter() - started)
+        self.watcher.learnt(batch, probability_B, loss, time.perf_counter() - started)
 
     def _save(self) -> None:
         started = time.perf_counter()
         self.saver.save(self.progress, self.snapshot())
         self._saved_step = self.progress.step
-        self.stalled_seconds += time.perf_counter() - started
+        self.watcher.stalled(time.perf_counter() - started)
 
     def _last_save_worked(self) -> bool:
         saved = self.saver.wait()

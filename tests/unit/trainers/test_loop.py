@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from errors import UserError
 from streaming.impressions import Batch, Position, SourceRows
 from trainers.checkpoint import CheckpointStore, Progress
 from trainers.loop import Loop
@@ -49,10 +50,11 @@ class Listed:
 class World:
     """One pretend trainer's life on top of a folder that outlives it."""
 
-    def __init__(self, folder, items, *, every=3, stop_after=None, broken_disk=()):
+    def __init__(self, folder, items, *, every=3, stop_after=None, broken_disk=(), diverge_at=None):
         self.store = CheckpointStore(folder, keep=2)
         self.store.prepare()
         found = self.store.latest()
+        self.diverge_at = diverge_at
         self.sum, progress = 0, Progress(topic="t")
         if found is not None:
             progress = found.progress
@@ -66,7 +68,7 @@ class World:
             reader=Listed(items[done:], stopping, stop_after),
             step=self.step,
             publish=lambda batch, p, version: self.events.append(("publish", version)),
-            observe=lambda *_: self.events.append(("observe",)),
+            watcher=self,
             snapshot=self.snapshot,
             saver=self.saver,
             every_batches=every,
@@ -75,12 +77,22 @@ class World:
             stopping=stopping,
         )
 
+    def learnt(self, batch, probability_B, loss, seconds):
+        self.events.append(("learnt",))
+
+    def turn(self):
+        pass
+
+    def stalled(self, seconds):
+        pass
+
     def durable(self):
         self.events.append(("durable",))
 
     def step(self, batch):
         self.sum += sum(batch.rows["x"].to_pylist())
-        return np.zeros(len(batch), np.float32), 0.0
+        loss = float("nan") if self.loop.progress.step + 1 == self.diverge_at else 0.0
+        return np.zeros(len(batch), np.float32), loss
 
     def snapshot(self):
         value, step = self.sum, self.loop.progress.step
@@ -103,7 +115,7 @@ def test_all_is_learnt_published_and_saved_at_the_end(tmp_path):
     progress = world.run()
     assert progress.step == 8 and progress.impressions == 8 * SIZE and progress.watermark == 7
     assert world.sum == sum(range(32))
-    assert world.events.count(("observe",)) == 8
+    assert world.events.count(("learnt",)) == 8
     assert [e[1] for e in world.events if e[0] == "publish"] == list(range(8))
     assert world.store.latest().progress.positions == {0: Position(32)}
 
@@ -143,3 +155,12 @@ def test_nothing_new_writes_nothing(tmp_path):
     again = World(tmp_path, batches(3))
     again.run()
     assert again.saved == []
+
+
+def test_a_model_that_diverged_is_neither_published_nor_saved(tmp_path):
+    world = World(tmp_path, batches(8), every=2, diverge_at=5)
+    with pytest.raises(UserError, match="batch 5 is nan"):
+        world.run()
+    world.saver.close()
+    assert world.store.latest().progress.step == 4
+    assert ("publish", 4) not in world.events
