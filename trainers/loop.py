@@ -115,8 +115,8 @@ class Loop:
         probability_B, loss = self.step(batch)
         if not math.isfinite(loss):
             raise UserError(
-                f"the loss of batch {self.progress.step + 1} is {loss}: the model diverged; the last "
-                "checkpoint is sound, go on from it with smaller learning rates"
+                f"the loss of batch {self.progress.step + 1} is {loss}: the model diverged; "
+                "the last checkpoint is sound, go on from it with smaller learning rates"
             )
         step = self.progress.step + 1
         self.progress = replace(self.progress, step=step)
