@@ -7,39 +7,42 @@ by which other processes of the run find it.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
-
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from typing import Any
 
 from errors import UserError
 from streaming.connection import KafkaConfig
 from streaming.kafka_jars import Report, class_path, report_to_stderr
+from streaming.kafka_logging import quiet_kafka_python
+from streaming.kafka_probe import round_trip
 from streaming.kafka_process import (
     LOOPBACK,
     GuardedProcess,
     Ports,
+    answers,
+    close,
     environment,
     free_ports,
     java_command,
+    keep_from_forks,
     new_cluster_id,
     server_properties,
     write_files,
 )
 
-PROBE_TOPIC = "__ecdctr_probe"
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
+LOCK_SECONDS = 3.0
+"""A broker whose owner was killed needs a moment to die and give up the folder."""
 
 
 class PortTaken(Exception):
@@ -74,7 +77,7 @@ class EmbeddedKafka:
         self._report = report
         self._ports: Ports | None = None
         self._process: GuardedProcess | None = None
-        self._lock: IO[str] | None = None
+        self._lock: int | None = None
 
     @property
     def bootstrap_servers(self) -> str:
@@ -133,7 +136,8 @@ class EmbeddedKafka:
             self._process = None
         if self._lock is not None:
             (self.data_dir / "address").unlink(missing_ok=True)
-            self._lock.close()
+            fcntl.flock(self._lock, fcntl.LOCK_UN)  # the guard may hold it for a moment longer
+            close(self._lock)
             self._lock = None
 
     def kill(self) -> None:
@@ -148,59 +152,69 @@ class EmbeddedKafka:
         self.start()
 
     def _acquire(self) -> None:
+        """Lock the folder. The broker inherits the lock, so it outlives us as the broker does."""
         if self._lock is not None:
             return
         try:
             self.data_dir.mkdir(parents=True, exist_ok=True)
-            lock = (self.data_dir / "lock").open("a+")
+            lock = os.open(self.data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise UserError(
                 f"{self.data_dir} cannot hold Kafka's data: {error.strerror}"
             ) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            raise UserError(
-                f"an embedded Kafka already runs over {self.data_dir}: stop it, use it "
-                f"(its address is in {self.data_dir / 'address'}), or choose another --run-dir"
-            ) from None
+        deadline = time.monotonic() + LOCK_SECONDS
+        while not _try_lock(lock):
+            if time.monotonic() > deadline:
+                os.close(lock)
+                raise UserError(
+                    f"an embedded Kafka already runs over {self.data_dir}: use it (its address "
+                    f"is in {self.data_dir / 'address'}), stop it, or choose another --run-dir"
+                )
+            time.sleep(0.05)
+        keep_from_forks(lock)
         self._lock = lock
 
     def _format(self, jars: str) -> None:
         """Prepare an empty data folder, as Kafka demands before its first start."""
-        if (self.data_dir / "logs" / "meta.properties").exists():
+        final, unfinished = self.data_dir / "logs", self.data_dir / "logs.unfinished"
+        if final.exists():
             return
-        self._write_files(Ports(1, 2))  # formatting opens no port
+        shutil.rmtree(unfinished, ignore_errors=True)
+        self._write_files(Ports(1, 2), unfinished)  # formatting opens no port
         settings = str(self.data_dir / "server.properties")
         arguments = ("format", "--cluster-id", new_cluster_id(), "--config", settings)
-        command = java_command(
-            self.data_dir, jars, self._heap_mb, "kafka.tools.StorageTool", *arguments
-        )
         done = subprocess.run(
-            command, capture_output=True, text=True, env=environment(), stdin=subprocess.DEVNULL
+            self._java(jars, "kafka.tools.StorageTool", *arguments),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=environment(),
+            stdin=subprocess.DEVNULL,
         )
         if done.returncode:
             reason = " ".join((done.stderr or done.stdout).split())[-300:]
             raise UserError(f"{self.data_dir} cannot be made ready for Kafka: {reason}")
+        unfinished.rename(final)
 
-    def _write_files(self, ports: Ports) -> None:
-        properties = server_properties(ports, self.data_dir / "logs")
+    def _java(self, jars: str, *main: str) -> list[str]:
+        return java_command(self.data_dir, jars, self._heap_mb, *main)
+
+    def _write_files(self, ports: Ports, logs: Path) -> None:
+        properties = server_properties(ports, logs)
         write_files(self.data_dir, {**properties, **self._extra})
 
     def _launch(self, jars: str) -> None:
+        assert self._lock is not None
+        settings = str(self.data_dir / "server.properties")
         for ports in self._port_choices():
-            self._write_files(ports)
+            self._write_files(ports, self.data_dir / "logs")
             self._ports = ports
-            command = java_command(
-                self.data_dir,
-                jars,
-                self._heap_mb,
-                "kafka.Kafka",
-                str(self.data_dir / "server.properties"),
-            )
             seen = self._log_size()
-            self._process = GuardedProcess(command, self.data_dir / "output.log")
+            self._process = GuardedProcess(
+                self._java(jars, "kafka.Kafka", settings),
+                self.data_dir / "output.log",
+                inherit=[self._lock],
+            )
             try:
                 self._await_ready(seen)
             except PortTaken:
@@ -230,17 +244,14 @@ class EmbeddedKafka:
             return None
 
     def _await_ready(self, seen: int) -> None:
+        assert self._ports is not None
+        quiet_kafka_python()
         deadline = time.monotonic() + START_SECONDS
-        with contextlib.ExitStack() as stack:
-            probe: Probe | None = None
-            while time.monotonic() < deadline:
-                self._check_alive(seen)
-                try:
-                    probe = probe or stack.enter_context(Probe(self.bootstrap_servers))
-                    if probe.round_trip():
-                        return
-                except (KafkaError, OSError):
-                    time.sleep(0.05)
+        while time.monotonic() < deadline:
+            self._check_alive(seen)
+            if answers(self._ports.broker) and round_trip(self.bootstrap_servers):
+                return
+            time.sleep(0.05)
         raise UserError(
             f"the embedded Kafka was not ready after {START_SECONDS:.0f} s; "
             f"its log is {self.data_dir / 'kafka.log'}"
@@ -283,44 +294,16 @@ class EmbeddedKafka:
         _write_json(self.data_dir / "address", address)
 
 
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     """Readers see the old content or the new, never half of it."""
     new = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     new.write_text(json.dumps(content) + "\n")
     new.replace(path)
-
-
-class Probe:
-    """Sends a record through the broker and reads it back."""
-
-    def __init__(self, bootstrap_servers: str):
-        self._settings: dict[str, Any] = {
-            "bootstrap_servers": [bootstrap_servers],
-            "reconnect_backoff_max_ms": 100,
-            "bootstrap_timeout_ms": 2_000,
-        }
-        self._stack = contextlib.ExitStack()
-
-    def __enter__(self) -> Probe:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def round_trip(self) -> bool:
-        """True when a record sent now came back."""
-        token = uuid.uuid4().bytes
-        with contextlib.closing(KafkaAdminClient(**self._settings)) as admin:
-            with contextlib.suppress(TopicAlreadyExistsError):
-                admin.create_topics(
-                    {PROBE_TOPIC: {"num_partitions": 1, "configs": {"retention.ms": "60000"}}},
-                    wait_for_metadata=True,
-                )
-        with contextlib.closing(KafkaProducer(**self._settings)) as producer:
-            sent = producer.send(PROBE_TOPIC, token).get(10)
-        partition = TopicPartition(PROBE_TOPIC, 0)
-        with contextlib.closing(KafkaConsumer(**self._settings)) as consumer:
-            consumer.assign([partition])
-            consumer.seek(partition, sent.offset)
-            records = consumer.poll(timeout_ms=5_000).get(partition, [])
-        return any(record.value == token for record in records)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import logging
 import socket
 import time
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from kafka.errors import KafkaError
 
 from errors import UserError
 from streaming.connection import KafkaConfig
+from streaming.kafka_logging import quiet_kafka_python
 
 CONNECT_SECONDS = 15.0
 """How long a broker that does not answer is waited for when a client is built."""
@@ -70,13 +70,15 @@ def admin(kafka: KafkaConfig, **more: Any) -> KafkaAdminClient:
 
 def _build(kind: type[Client], kafka: KafkaConfig, more: Mapping[str, Any]) -> Client:
     settings = client_settings(kind, kafka, more)
+    quiet_kafka_python()
     wait_for_broker(kafka)
     try:
         return kind(**settings)
     except (KafkaError, ValueError, AssertionError, OSError) as error:
         raise UserError(
             f"Kafka at {kafka.bootstrap_servers} cannot be used: "
-            f"{type(error).__name__}: {one_line(error)}; see kafka.security_protocol and kafka.options"
+            f"{type(error).__name__}: {one_line(error)}; see kafka.security_protocol "
+            f"and kafka.options"
         ) from error
 
 
@@ -97,6 +99,7 @@ def client_settings(
     return {
         "bootstrap_servers": kafka.bootstrap_servers.split(","),
         "security_protocol": kafka.security_protocol,
+        "bootstrap_timeout_ms": int(CONNECT_SECONDS * 1000),
         "reconnect_backoff_max_ms": kafka.reconnect_backoff_max_ms,
         **options,
         **more,

@@ -63,7 +63,11 @@ class Jar:
 def pinned(lock_file: Path = LOCK_FILE) -> tuple[Jar, ...]:
     """The jars that the lock file lists."""
     lines = (line.split() for line in lock_file.read_text().splitlines() if line[:1] != "#")
-    return tuple(Jar(*coordinate.split(":"), sha256) for sha256, coordinate in lines)
+    jars = []
+    for sha256, coordinate in lines:
+        group, artifact, version = coordinate.split(":")
+        jars.append(Jar(group, artifact, version, sha256))
+    return tuple(jars)
 
 
 def report_to_stderr(line: str) -> None:
@@ -161,16 +165,12 @@ def _fetch_one(fetch: Fetch, jar: Jar, staging: Path) -> Path:
     try:
         path = fetch(jar, staging)
     except Exception as error:  # jgo raises whatever its HTTP library and parsers raise
-        raise UserError(_ways_out(f"{jar} cannot be fetched ({_brief(error)})")) from error
+        raise UserError(_ways_out(f"{jar} cannot be fetched ({type(error).__name__})")) from error
     if not jar.is_at(path):
         raise UserError(
             _ways_out(f"{jar} came with a checksum other than the pinned one and is not used")
         )
     return path
-
-
-def _brief(error: Exception) -> str:
-    return type(error).__name__
 
 
 def _ways_out(what: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -20,13 +21,18 @@ LOOPBACK = "127.0.0.1"
 _PORTS = range(20_000, 32_000)
 
 # `read` ends with a line (leave the broker alone) or at the end of file (the parent is gone).
-# The shell becomes the broker, so the broker's process id is the child's.
-_GUARDED = 'exec 3<&0 </dev/null; (read -r line <&3 || kill -KILL $$) >/dev/null 2>&1 & exec 3<&-; exec "$@"'
+# The shell itself becomes the broker, so the broker's process id is the child's.
+_GUARDED = (
+    "exec 3<&0 </dev/null; "
+    "(read -r line <&3 || kill -KILL $$) >/dev/null 2>&1 & "
+    'exec 3<&-; exec "$@"'
+)
 
 _LOG4J = """\
 <Configuration status="warn">
   <Appenders>
-    <RollingFile name="file" fileName="${sys:kafka.logs.file}" filePattern="${sys:kafka.logs.file}.%i">
+    <RollingFile name="file"
+        fileName="${sys:kafka.logs.file}" filePattern="${sys:kafka.logs.file}.%i">
       <PatternLayout pattern="%d %p %m (%c)%n"/>
       <SizeBasedTriggeringPolicy size="10MB"/>
       <DefaultRolloverStrategy max="2"/>
@@ -70,6 +76,15 @@ def _free(port: int) -> bool:
         return True
 
 
+def answers(port: int) -> bool:
+    """True when somebody accepts connections at the loopback port."""
+    try:
+        with socket.create_connection((LOOPBACK, port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
 def new_cluster_id() -> str:
     """A cluster id in Kafka's form: 22 characters of URL-safe base 64, no leading dash."""
     while (text := urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith("-"):
@@ -110,10 +125,18 @@ def server_properties(ports: Ports, log_dir: Path) -> dict[str, str]:
 
 
 def write_files(folder: Path, properties: Mapping[str, str]) -> None:
-    # Java reads a backslash in a property as an escape.
-    lines = [f"{key}={value}".replace("\\", "\\\\") for key, value in properties.items()]
-    (folder / "server.properties").write_text("\n".join([*lines, ""]))
+    """Write `server.properties` and `log4j2.xml` into ``folder``."""
+    lines = [f"{key}={_escaped(value)}\n" for key, value in properties.items()]
+    (folder / "server.properties").write_text("".join(lines))
     (folder / "log4j2.xml").write_text(_LOG4J)
+
+
+def _escaped(value: str) -> str:
+    """As Java reads a property: Latin-1, backslashes escape, the rest in UTF-16 units."""
+    units = value.encode("utf-16-be")
+    codes = [units[i] << 8 | units[i + 1] for i in range(0, len(units), 2)]
+    plain = [chr(c) if 32 < c < 127 and c != 92 else f"\\u{c:04x}" for c in codes]
+    return "".join(plain)
 
 
 def java_command(folder: Path, class_path: str, heap_mb: int, *main: str) -> list[str]:
@@ -138,22 +161,35 @@ def java_command(folder: Path, class_path: str, heap_mb: int, *main: str) -> lis
 
 def environment() -> dict[str, str]:
     """This process's environment without what would steer Java from outside."""
-    steering = {"JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "CLASSPATH"}
-    return {key: value for key, value in os.environ.items() if key not in steering}
+    steering = {"JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "CLASSPATH", "LC_ALL"}
+    kept = {key: value for key, value in os.environ.items() if key not in steering}
+    return {**kept, "LC_ALL": "C.UTF-8"}  # or Java finds no file with an umlaut in its path
 
 
-_leashes: set[int] = set()
+_ours_alone: set[int] = set()
 
 
-def _let_go_in_child() -> None:
-    # A child made by fork alone (multiprocessing) would hold the pipe open past our death;
-    # children made by exec never get it.
-    for descriptor in _leashes:
-        os.close(descriptor)
-    _leashes.clear()
+def keep_from_forks(descriptor: int) -> None:
+    """Close ``descriptor`` in children made by fork alone (multiprocessing).
+
+    They would keep a pipe or a lock beyond this process's death; children made
+    by exec do not get it in the first place.
+    """
+    _ours_alone.add(descriptor)
 
 
-os.register_at_fork(after_in_child=_let_go_in_child)
+def close(descriptor: int) -> None:
+    """Close what was given to :func:`keep_from_forks`."""
+    _ours_alone.discard(descriptor)
+    os.close(descriptor)
+
+
+def _close_in_fork() -> None:
+    for descriptor in list(_ours_alone):
+        close(descriptor)
+
+
+os.register_at_fork(after_in_child=_close_in_fork)
 
 
 class GuardedProcess:
@@ -165,26 +201,27 @@ class GuardedProcess:
     reaches this process alone, which then stops the child in order.
     """
 
-    def __init__(self, command: Sequence[str], output: Path):
-        held, self._leash = os.pipe()
-        os.set_inheritable(self._leash, False)
-        _leashes.add(self._leash)
-        owner = held
+    def __init__(self, command: Sequence[str], output: Path, inherit: Sequence[int] = ()):
+        """Start ``command``, its output appended to ``output``, with descriptors it is to hold."""
+        read_end, leash = os.pipe()
+        self._leash: int | None = leash
+        keep_from_forks(leash)
         try:
             with output.open("ab") as log:
                 self._process = subprocess.Popen(
                     ["/bin/sh", "-c", _GUARDED, "sh", *command],
-                    stdin=owner,
+                    stdin=read_end,
                     stdout=log,
                     stderr=log,
                     env=environment(),
+                    pass_fds=inherit,
                     start_new_session=True,
                 )
         except BaseException:
             self._dismiss_guard()
             raise
         finally:
-            os.close(held)
+            os.close(read_end)
 
     @property
     def pid(self) -> int:
@@ -218,10 +255,8 @@ class GuardedProcess:
 
     def _dismiss_guard(self) -> None:
         """Send the guard home: the child's id may soon be another process's."""
-        if self._leash in _leashes:
-            _leashes.discard(self._leash)
-            try:
-                os.write(self._leash, b"\n")
-            except BrokenPipeError:
-                pass
-            os.close(self._leash)
+        if self._leash is not None:
+            leash, self._leash = self._leash, None
+            with contextlib.suppress(BrokenPipeError):
+                os.write(leash, b"\n")
+            close(leash)

@@ -1,0 +1,72 @@
+"""`ecdctr kafka`: keep the embedded Kafka of a run directory running."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from types import FrameType
+
+import click
+
+from config import Config, configured
+from errors import UserError
+from settings import Loaded
+from shutdown import stop_event
+from streaming.embedded_kafka import EmbeddedKafka
+
+QUICK_SECONDS = 30.0
+"""A broker that lived shorter than this died of its start."""
+QUICK_DEATHS = 4
+"""So many in a row, and starting it again is no way out."""
+
+
+@click.command("kafka")
+@configured
+def command(loaded: Loaded[Config]) -> None:
+    """Keep a real one-node Apache Kafka running, its data kept in RUN_DIR/kafka.
+
+    Ends with status 0 on Ctrl-C or SIGTERM. A broker that dies is started again
+    over the same data and at the same address.
+    """
+    config = loaded.config
+    if config.kafka.bootstrap_servers:
+        click.echo(
+            f"Kafka at {config.kafka.bootstrap_servers} is configured "
+            f"({loaded.origin('kafka.bootstrap_servers')}): nothing to start"
+        )
+        return
+    signal.signal(signal.SIGTERM, _interrupt)  # until the broker is up
+    try:
+        with EmbeddedKafka(config.run_dir / "kafka", report=click.echo) as broker:
+            stopping = stop_event()
+            click.echo(f"Kafka is ready at {broker.bootstrap_servers}, data in {broker.data_dir}")
+            keep_running(broker, stopping)
+    except KeyboardInterrupt:
+        pass
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def keep_running(broker: EmbeddedKafka, stopping: threading.Event) -> None:
+    """Watch the broker, and start it again when it died, until ``stopping`` is set.
+
+    Raises:
+        UserError: it dies again and again soon after its start.
+    """
+    born, quick_deaths = time.monotonic(), 0
+    while not stopping.wait(0.2):
+        if broker.running:
+            continue
+        quick_deaths = quick_deaths + 1 if time.monotonic() - born < QUICK_SECONDS else 0
+        if quick_deaths >= QUICK_DEATHS:
+            raise UserError(
+                f"Kafka died {quick_deaths} times soon after its start; why is in "
+                f"{broker.data_dir / 'kafka.log'} and {broker.data_dir / 'output.log'}"
+            )
+        click.echo("Kafka died; starting it again")
+        broker.restart()
+        click.echo(f"Kafka is back at {broker.bootstrap_servers}")
+        born = time.monotonic()

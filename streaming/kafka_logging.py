@@ -1,0 +1,110 @@
+"""kafka-python's log made bearable: an absent broker is said once, and once when it is back.
+
+While a broker is away, kafka-python logs several lines at every attempt, ten
+attempts a second. Those lines become two of ours; everything else passes, the
+same line at most once a minute.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+QUIET_SECONDS = 60.0
+"""The same message is not repeated for this long."""
+
+_CONNECTION = re.compile(
+    r"ConnectionError|ECONN|EHOST|ENET|disconnected|[Cc]onnection (lost|failed|refused|closed)"
+    r"|Metadata refresh|[Nn]o node available|NoBrokersAvailable|not ready|NodeNotReady|backoff"
+    r"|Bootstrap|[Tt]imed out|Timeout|oordinator.*(dead|unavailable|NotCoordinator)"
+)
+# Lost to a refusal of ours, not to absence: the user has to read these.
+_REFUSAL = re.compile(r"Authenti|Authoriz|Sasl|SASL|Ssl|SSL|CERTIFICATE|certificate")
+
+_LOGGERS = (
+    "kafka.client",
+    "kafka.cluster",
+    "kafka.consumer.fetcher",
+    "kafka.consumer.group",
+    "kafka.coordinator.base",
+    "kafka.coordinator.consumer",
+    "kafka.coordinator.heartbeat",
+    "kafka.net.compat",
+    "kafka.net.connection",
+    "kafka.net.manager",
+    "kafka.net.selector",
+    "kafka.net.transport",
+    "kafka.producer.kafka",
+    "kafka.producer.producer_batch",
+    "kafka.producer.sender",
+    "kafka.producer.transaction_manager",
+)
+_CONNECTS = "kafka.net.connection"
+
+
+class SayOnce(logging.Filter):
+    """Drops what kafka-python repeats and keeps track of whether the broker is away."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        super().__init__()
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._said: dict[str, float] = {}
+        self._lost_at: float | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if record.levelno < logging.WARNING:
+            if record.name == _CONNECTS and message.endswith(": Connected"):
+                self._connected()
+            return logging.getLogger().isEnabledFor(record.levelno)
+        if _CONNECTION.search(message) and not _REFUSAL.search(message):
+            self._lost()
+            return False
+        with self._lock:
+            return self._first(f"{record.name} {message}")
+
+    def _lost(self) -> None:
+        with self._lock:
+            if self._lost_at is not None:
+                return
+            self._lost_at = self._clock()
+            say = self._first("lost")
+        if say:
+            log.warning("the connection to Kafka is lost; waiting for it")
+
+    def _connected(self) -> None:
+        with self._lock:
+            if self._lost_at is None:
+                return
+            seconds = self._clock() - self._lost_at
+            self._lost_at = None
+            say = self._first("back")
+        if say:
+            log.warning("connected to Kafka again after %.1f s", seconds)
+
+    def _first(self, key: str) -> bool:
+        """True unless ``key`` was said within QUIET_SECONDS. The lock is held."""
+        now = self._clock()
+        self._said = {k: t for k, t in self._said.items() if now - t < QUIET_SECONDS}
+        if key in self._said:
+            return False
+        self._said[key] = now
+        return True
+
+
+_filter = SayOnce()
+
+
+def quiet_kafka_python() -> None:
+    """Put the filter in place; calling it again changes nothing."""
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_filter)
+    connects = logging.getLogger(_CONNECTS)
+    if connects.getEffectiveLevel() > logging.INFO:
+        connects.setLevel(logging.INFO)  # "Connected" is how we know that the broker is back
