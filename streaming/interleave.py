@@ -81,6 +81,8 @@ class Interleaver:
         self._parts: list[_Part] = []
         self._filled = 0
         self._newest = 0  # greatest key's event time taken so far
+        self.newest_read = 0
+        """Greatest event time with which a record began so far, taken or not, ms."""
         self.watermark = watermark
         """Greatest event time in the batches so far, ms."""
         self.late = 0
@@ -95,6 +97,12 @@ class Interleaver:
     def absent(self) -> frozenset[int]:
         """Partitions at their end or silent."""
         return frozenset(self._absent)
+
+    @property
+    def exhausted(self) -> bool:
+        """Every partition is at its end and every row is in a batch that was taken."""
+        ended = len(self._absent) == len(self._queues)
+        return ended and not self._filled and not any(self._queues.values())
 
     def queued_rows(self, partition: int) -> int:
         """Rows of a partition that are in no batch yet."""
@@ -132,6 +140,7 @@ class Interleaver:
         self._queues[partition].append(record)
         self._queued_rows[partition] += record.left
         self._absent.discard(partition)
+        self.newest_read = max(self.newest_read, time)
         if len(self._queues[partition]) == 1:
             self._show_head(partition)
 
