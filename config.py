@@ -14,6 +14,7 @@ from settings import Loaded, Section, load
 from streaming.connection import KafkaConfig
 from streaming.impressions import ImpressionSchema
 from streaming.market_config import MarketConfig
+from streaming.reader_config import ReaderConfig
 from streaming.topics import TopicsConfig
 from trainers.settings import LevelConfig
 
@@ -24,6 +25,7 @@ class Config(Section):
     kafka: KafkaConfig = KafkaConfig()
     topics: TopicsConfig = TopicsConfig()
     impressions: ImpressionSchema = ImpressionSchema()
+    reader: ReaderConfig = ReaderConfig()
     market: MarketConfig = MarketConfig()
     actr: LevelConfig = LevelConfig()
     monitoring: MonitoringConfig = MonitoringConfig()
