@@ -154,13 +154,6 @@ class ManagedIds(MCHManagedCollisionModule):
                 buffer[:used] = history[name]
             self._current_history_buffer_offset = used
 
-    def forget_history(self) -> None:
-        """Start an interval anew: ids seen since the last round are seen no more."""
-        self._current_history_buffer_offset = 0
-        self._evicted = False
-        self._current_iter = int(self._current_iter_tensor.item())
-        self._last_eviction_iter = self._current_iter
-
 
 class IdInit:
     """First vectors of a managed table's rows: uniform, decided by table and id.

@@ -1,11 +1,12 @@
 """A-CTR's network, which CPM shares; TPM is the same with fewer features and no crosses.
 
     ids, categories --> embedding tables --> bags [B, F x D] --+
-                                                               +--> x [B, I] --> crosses ----+
-    numerics [B, N] -------------------------------------------+         |                  |
-    historical embeddings, when there are slots for them ------+         +-----> MLP -------+--> logit
-                                                                                             |
-    user . item, user . mean(recent items), ...  --------------------------------------------+
+    numerics [B, N] -------------------------------------------+--> x [B, I]
+    historical embeddings, when there are slots for them ------+
+
+    x --> crosses ------------------------------+
+    x --> MLP with BatchNorm -------------------+--> logit
+    user . item, user . mean(recent items), ... +
 
 Crosses are DCNv2's low-rank ones (Wang et al. 2021). The inner products enter the
 logit directly, because an MLP alone was seen not to find them.
@@ -27,7 +28,7 @@ from torchrec.modules.crossnet import LowRankCrossNet
 from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from embeddings.tables import hashed_collection, managed_collection, table_specs
-from streaming.impressions import Feature, ImpressionSchema
+from streaming.impressions import ImpressionSchema
 from trainers.batch_norm import BatchNorm
 from trainers.features import History, ModelBatch
 from trainers.settings import ModelConfig
