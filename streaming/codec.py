@@ -85,19 +85,8 @@ def decode(
         batches, found = _read(value, headers, schema)
         return _checked(value or b"", batches, found, timestamp, schema)
     except Refused as refusal:
-        return _refused(value or b"", refusal.reason, refusal.detail, 1, schema)
-
-
-def _refused(
-    value: bytes, reason: Reason, detail: str, rows: int, schema: ImpressionSchema
-) -> Decoded:
-    count = 0 if reason is Reason.EMPTY_RECORD else max(rows, 1)
-    bad = Bad(reason, detail, _NO_ROWS, count, value)
-    return Decoded(_empty(schema), _NO_ROWS, 0, [bad])
-
-
-def _empty(schema: ImpressionSchema) -> pa.RecordBatch:
-    return pa.RecordBatch.from_pylist([], schema=schema.arrow)
+        bad = Bad(refusal.reason, refusal.detail, _NO_ROWS, refusal.rows, value or b"")
+        return Decoded(pa.RecordBatch.from_pylist([], schema.arrow), _NO_ROWS, 0, [bad])
 
 
 # -- checking -----------------------------------------------------------------
@@ -111,7 +100,7 @@ def _checked(
     schema: ImpressionSchema,
 ) -> Decoded:
     if not batches:
-        raise Refused(Reason.EMPTY_RECORD, "no rows")
+        raise Refused(Reason.EMPTY_RECORD, "no rows", 0)
     lead = timestamp + schema.max_lead_ms if timestamp >= 0 else schema.max_event_time
     times = TimeRange(schema.min_event_time, schema.max_event_time, lead)
     parts, faults = [], []
@@ -184,7 +173,7 @@ def _read(
     value: bytes | None, headers: Headers, schema: ImpressionSchema
 ) -> tuple[list[pa.RecordBatch], Plan]:
     if not value:
-        raise Refused(Reason.EMPTY_RECORD, "no value" if value is None else "no bytes")
+        raise Refused(Reason.EMPTY_RECORD, "no value" if value is None else "no bytes", 0)
     form = _sniff(value) or _declared(headers)
     if form == CONTENT_TYPE_ARROW:
         return _read_arrow(value, schema)
@@ -220,12 +209,13 @@ def _read_arrow(value: bytes, schema: ImpressionSchema) -> tuple[list[pa.RecordB
         raise Refused(Reason.UNDECODABLE_ARROW, f"{rest} bytes after the end of the stream")
     rows = sum(batch.num_rows for batch in batches)
     if rows > schema.max_rows:
-        raise Refused(Reason.TOO_MANY_ROWS, f"{rows} rows, at most {schema.max_rows}")
+        raise Refused(Reason.TOO_MANY_ROWS, f"at most {schema.max_rows} rows", rows)
     try:
         for batch in batches:
             batch.validate(full=True)
         return batches, _plan(value, reader.schema, schema)
-    except Refused:
+    except Refused as refusal:
+        refusal.rows = rows
         raise
     except Exception as error:
         raise Refused(Reason.UNDECODABLE_ARROW, _one_line(error)) from None
@@ -262,14 +252,25 @@ def _read_json(value: bytes, schema: ImpressionSchema) -> tuple[list[pa.RecordBa
     if not isinstance(impression, dict):
         kind = type(impression).__name__
         raise Refused(Reason.UNDECODABLE_JSON, f"a {kind}, not an object of one impression")
-    for field in schema.arrow:
-        if field.name not in impression and not field.nullable:
-            raise Refused(Reason.MISSING_COLUMN, f"no column {field.name}")
     if isinstance(impression.get(CLICK), bool):
         impression[CLICK] = int(impression[CLICK])
-    type_, steps = _json(schema)
-    unknown = tuple(name for name in impression if name not in type_.names)
-    return [_one_row(impression, type_)], replace(steps, unknown=unknown)
+    form = _json_form(schema)
+    for name in form.required:
+        if name not in impression:
+            raise Refused(Reason.MISSING_COLUMN, f"no column {name}")
+    for name in form.integers:
+        # Arrow would cut 1.5 to 1 without a word.
+        if not _only_integers(impression.get(name)):
+            raise Refused(Reason.WRONG_TYPE, f"{name} is not an integer, or not integers")
+    unknown = tuple(impression.keys() - form.names)
+    steps = replace(form.steps, unknown=unknown) if unknown else form.steps
+    return [_one_row(impression, form.type)], steps
+
+
+def _only_integers(value: Any) -> bool:
+    if type(value) is list:
+        return all(type(item) is int or item is None for item in value)
+    return type(value) is int or value is None
 
 
 def _one_row(impression: dict[str, Any], type_: pa.StructType) -> pa.RecordBatch:
@@ -289,15 +290,31 @@ def _fits(value: Any, type_: pa.DataType) -> bool:
     return True
 
 
-_json_types: dict[int, tuple[pa.StructType, Plan]] = {}
+@dataclass(frozen=True, slots=True)
+class _JsonForm:
+    """How a JSON object becomes a row."""
+
+    type: pa.StructType  # columns as wide as JSON's numbers
+    steps: Plan  # narrows them
+    names: frozenset[str]
+    required: tuple[str, ...]
+    integers: tuple[str, ...]
 
 
-def _json(schema: ImpressionSchema) -> tuple[pa.StructType, Plan]:
-    """Columns as wide as JSON's numbers, and the plan that narrows them."""
-    found = _json_types.get(id(schema.arrow))
+_json_forms: dict[int, _JsonForm] = {}
+
+
+def _json_form(schema: ImpressionSchema) -> _JsonForm:
+    target = schema.arrow
+    found = _json_forms.get(id(target))
     if found is None:
         wide = {pa.int8(): pa.int64(), pa.float32(): pa.float64()}
-        fields = [field.with_type(wide.get(field.type, field.type)) for field in schema.arrow]
-        found = pa.struct(fields), plan(pa.schema(fields), schema.arrow)
-        _json_types[id(schema.arrow)] = found
+        fields = [f.with_type(wide.get(f.type, f.type)) for f in target]
+        found = _json_forms[id(target)] = _JsonForm(
+            type=pa.struct(fields),
+            steps=plan(pa.schema(fields), target),
+            names=frozenset(target.names),
+            required=tuple(field.name for field in target if not field.nullable),
+            integers=tuple(f.name for f in fields if not pa.types.is_floating(f.type)),
+        )
     return found

@@ -19,18 +19,17 @@ from streaming.validation import Reason, Rule, rules
 MAX_UNBACKED_VALUES = 1_000_000
 """A null array takes no bytes, whatever its length: longer ones are not believed."""
 
-_WHOLE = 2.0**53  # beyond it a float no longer tells neighbouring integers apart
-
 Convert = Callable[[pa.Array], pa.Array]
 
 
 class Refused(Exception):
-    """The record as a whole cannot be used."""
+    """The record as a whole cannot be used; ``rows`` is how many it holds, if that is known."""
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    def __init__(self, reason: Reason, detail: str, rows: int = 1) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
+        self.rows = rows
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def _converter(field: pa.Field, source: pa.DataType) -> Convert | None:
         return to_clicks
     if kinds.is_int64(field.type) and _integers(source):
         return to_integers
-    if kinds.is_floating(field.type) and (kinds.is_integer(source) or kinds.is_floating(source)):
+    if kinds.is_floating(field.type) and (_integers(source) or kinds.is_boolean(source)):
         return to_numbers
     detail = f"column {field.name} is {source}, expected {field.type}"
     raise Refused(Reason.WRONG_TYPE, detail[:500])
@@ -132,27 +131,35 @@ def to_integers(array: pa.Array) -> pa.Array:
         return to_integers(array.dictionary_decode())
     if kinds.is_null(array.type):
         return _nulls(array, pa.int64())
-    if kinds.is_integer(array.type):
-        return array.cast(pa.int64(), safe=False)  # uint64 above 2^63 - 1 turns negative
-    values = array.fill_null(0.0).to_numpy().astype(np.float64)
-    fits = (np.abs(values) <= _WHOLE) & (values == np.floor(values))
-    whole = np.where(fits, values, -1.0).astype(np.int64)
-    return pa.array(whole, mask=_mask(array))
+    values = _values(array)
+    if kinds.is_floating(array.type):
+        # Beyond its mantissa a float no longer tells neighbouring integers apart.
+        exact = 2.0 ** (np.finfo(values.dtype).nmant + 1)
+        fits = (np.abs(values) <= exact) & (values == np.floor(values))
+        values = np.where(fits, values, -1)
+    # An unsigned integer above 2^63 - 1 turns negative.
+    return pa.array(values.astype(np.int64), mask=_mask(array))
 
 
 def to_clicks(array: pa.Array) -> pa.Array:
     """int8 [n] from booleans, integers or floats; what is neither 0 nor 1: -1."""
     if kinds.is_boolean(array.type):
         return array.cast(pa.int8())
-    wide = to_integers(array)
-    values = wide.fill_null(0).to_numpy()
+    if kinds.is_dictionary(array.type):
+        return to_clicks(array.dictionary_decode())
+    values = _values(array)
     clicks = np.where((values == 0) | (values == 1), values, -1).astype(np.int8)
-    return pa.array(clicks, mask=_mask(wide))
+    return pa.array(clicks, mask=_mask(array))
 
 
 def to_numbers(array: pa.Array) -> pa.Array:
-    """float32 [n] from integers or floats; what is too large: infinity."""
-    return array.cast(pa.float32(), safe=False)
+    """float32 [n] from numbers of any kind or booleans; what is too large: infinity."""
+    if kinds.is_boolean(array.type):
+        array = array.cast(pa.int8())
+    if kinds.is_dictionary(array.type):
+        return to_numbers(array.dictionary_decode())
+    with np.errstate(over="ignore"):
+        return pa.array(_values(array).astype(np.float32), mask=_mask(array))
 
 
 def to_lists(array: pa.Array) -> pa.Array:
@@ -164,6 +171,11 @@ def to_lists(array: pa.Array) -> pa.Array:
     return pa.Array.from_buffers(
         target, len(array), array.buffers()[:2], array.null_count, array.offset, [values]
     )
+
+
+def _values(array: pa.Array) -> np.ndarray:
+    """The values as they are, 0 in place of null; Arrow's own casts cost more than all of this."""
+    return (array.fill_null(0) if array.null_count else array).to_numpy()
 
 
 def _mask(array: pa.Array) -> np.ndarray | None:
