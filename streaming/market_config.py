@@ -26,7 +26,11 @@ _STANDARD: dict[str, Any] = {
     "dim": 3,
     "natural_per_day": 15_000,
     "ads_per_day": 1_000,
+    "segments": 10,
+    "categories": 20,
+    "attribute_share": 0.4,
     "season_days": 60,
+    "season_share": 0.4,
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -69,11 +73,11 @@ class MarketConfig(Section):
     ad_ctr: float = Field(0.03, gt=0, lt=1)
     """Click probability of ad impressions, mean."""
 
-    users: int = Field(600, ge=1)
+    users: int = Field(300, ge=1)
     """Users present at any time."""
     items: int = Field(300, ge=1)
     """Items present at any time."""
-    advertised: int = Field(60, ge=1)
+    advertised: int = Field(40, ge=1)
     """How many of the items are advertised."""
     creatives: int = Field(3, ge=1)
     """Creatives that an advertised item has at any time."""
@@ -90,15 +94,15 @@ class MarketConfig(Section):
 
     dim: int = Field(3, ge=1)
     """Dimensions of a latent interest."""
-    segments: int = Field(10, ge=1)
+    segments: int = Field(8, ge=1)
     """Values of the users' observable attribute."""
-    categories: int = Field(20, ge=1)
+    categories: int = Field(12, ge=1)
     """Values of the items' observable attribute."""
-    attribute_share: float = Field(0.4, ge=0, le=1)
+    attribute_share: float = Field(0.6, ge=0, le=1)
     """Share of an interest's variance that segment or category explains."""
     season_days: float = Field(24, gt=0)
     """After this time the seasonal part of every interest has returned, days."""
-    season_share: float = Field(0.4, ge=0, le=1)
+    season_share: float = Field(0.3, ge=0, le=1)
     """Share of an interest's variance that turns with the season."""
     drift_days: float = Field(120, gt=0)
     """Time in which the drifting part of an interest becomes another one, days."""

@@ -23,7 +23,7 @@ def truth_dir(run_dir: Path) -> Path:
     return run_dir / "truth"
 
 
-def _path(directory: Path, slot: int) -> Path:
+def truth_path(directory: Path, slot: int) -> Path:
     return directory / f"{slot:08d}.npy"
 
 
@@ -35,7 +35,7 @@ def write_truth(directory: Path, slot: Slot) -> Path:
     rows["probability"] = np.concatenate([slot.natural_probability, slot.ad_probability])
     rows = rows[np.argsort(rows["impression_id"])]
     directory.mkdir(parents=True, exist_ok=True)
-    path = _path(directory, slot.index)
+    path = truth_path(directory, slot.index)
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
         np.save(file, rows)
@@ -65,7 +65,7 @@ class Truth:
     def _slot(self, slot: int) -> np.ndarray | None:
         if slot not in self._slots:
             try:
-                self._slots[slot] = np.load(_path(self._directory, slot))
+                self._slots[slot] = np.load(truth_path(self._directory, slot))
             except FileNotFoundError:
                 return None
             if len(self._slots) > _CACHED_SLOTS:
