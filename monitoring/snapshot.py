@@ -1,0 +1,72 @@
+"""What the live view shows, at one moment. Plain data: NaN is unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from monitoring.series import Point
+
+NAN = float("nan")
+FLOOR = 0.5
+"""GAUC of a coin toss."""
+
+
+@dataclass(frozen=True)
+class ProcessState:
+    name: str
+    state: str
+    """`running`, `starting`, `stalled`, `no answer` or `dead`; another word is shown as it is."""
+    age_seconds: float = NAN
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class TableState:
+    name: str
+    occupancy: float = NAN  # share of rows in use
+    evictions: float = 0
+
+
+@dataclass(frozen=True)
+class LevelState:
+    """One level, its ranks put together."""
+
+    level: str
+    impressions: float = 0  # learnt since the process started
+    per_second: float = NAN
+    lag_records: float = NAN
+    lag_seconds: float = NAN  # event time
+    event_time: float = NAN  # s since 1970-01-01 UTC
+    loss: float = NAN
+    gauc: float = NAN
+    ceiling: float = NAN
+    normalized_entropy: float = NAN
+    copc: float = NAN
+    ctr: float = NAN
+    model_version: float = NAN
+    checkpoint_age_seconds: float = NAN
+    tables: tuple[TableState, ...] = ()
+    late: float = 0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    at: float  # wall clock, s since 1970
+    processes: tuple[ProcessState, ...] = ()
+    levels: tuple[LevelState, ...] = ()
+    points: tuple[Point, ...] = ()  # the chart's, of the first level
+    produced: Mapping[str, float] = field(default_factory=dict)  # topic to impressions
+    produced_per_second: float = NAN
+    dead_letters: Mapping[str, float] = field(default_factory=dict)  # reason to count
+    kafka: str = ""  # "up", "down", or empty: not known
+    message: str = ""  # one line that the owner of the view wants shown
+
+    @property
+    def gauc(self) -> tuple[float, float]:
+        """Newest GAUC of the model, and its ceiling: the chart's last point, else the trainer's."""
+        if self.points:
+            return self.points[-1].model, self.points[-1].ceiling
+        if self.levels:
+            return self.levels[0].gauc, self.levels[0].ceiling
+        return NAN, NAN
