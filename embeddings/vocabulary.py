@@ -181,6 +181,8 @@ class RowInit:
 
     @torch.no_grad()
     def __call__(self, rows_ND: torch.Tensor) -> torch.Tensor:
+        if rows_ND.numel() == 0:  # the table lives on another rank
+            return rows_ND
         numbers_N = torch.arange(rows_ND.shape[0], device=rows_ND.device)
         return rows_ND.copy_(id_vectors(numbers_N, rows_ND.shape[1], self.salt))
 

@@ -1,0 +1,120 @@
+"""One rank and two learn the same, and a checkpoint goes from one to the other and back."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from synthetic_stream import SCHEMA, impressions
+
+from embeddings.ids import gather
+from trainers.learner import Learner, write_state
+from trainers.settings import LevelConfig, ModelConfig, TableConfig
+
+SIZE = 128
+SAVED_AT = 9  # within an interval, so that what was seen since its start must move too
+CONFIG = LevelConfig(
+    batch_size=SIZE,
+    device="cpu",
+    model=ModelConfig(eviction_interval=4, ids=TableConfig(rows=2048), hidden=(16,)),
+)
+# The last but one is uneven and padded; of the last, rank 1 gets nothing.
+STREAM = [impressions(seed, SIZE) for seed in range(14)]
+STREAM += [impressions(50, 101), impressions(51, SIZE // 2)]
+IN_STEP = len(STREAM)
+PROBE = impressions(99, SIZE)
+
+
+def vocabulary_of(learner: Learner) -> dict[str, list[int]]:
+    """Table to the raw ids that have a row on this rank."""
+    ids = {}
+    for name, vocabulary in learner.vocabularies.items():
+        known = vocabulary._mch_sorted_raw_ids[: vocabulary.rows_in_use()]
+        ids[name] = sorted(gather(known.numpy()).tolist())
+    return ids
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The same stream on one rank, with a checkpoint on the way."""
+    folder = tmp_path_factory.mktemp("ranks")
+    learner = Learner(CONFIG, SCHEMA)
+    losses = []
+    for index, rows in enumerate(STREAM):
+        if index == SAVED_AT:
+            (folder / "one").mkdir()
+            write_state(learner.snapshot(), folder / "one")
+            before = learner.predict(learner.to_batch(PROBE))
+            ids = vocabulary_of(learner)
+        losses.append(learner.step(learner.to_batch(rows))[1])
+    after = learner.predict(learner.to_batch(PROBE))
+    return {"folder": folder, "losses": losses, "before": before, "after": after, "ids": ids}
+
+
+@pytest.fixture(scope="module")
+def pair(alone):
+    worker = Path(__file__).with_name("two_ranks_worker.py")
+    root = worker.parents[3]
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    } | {"PYTHONPATH": f"{root}{os.pathsep}{worker.parent}"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(worker), str(alone["folder"]), str(rank)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=240)
+            assert process.returncode == 0, errors[-4000:]
+    finally:
+        for process in processes:
+            process.kill()
+    return [json.loads((alone["folder"] / f"results-{r}.json").read_text()) for r in (0, 1)]
+
+
+def test_losses_agree_from_the_first_step_to_the_last(alone, pair):
+    np.testing.assert_allclose(pair[0]["fresh"], alone["losses"], rtol=2e-5)
+    assert pair[0]["fresh"] == pair[1]["fresh"]
+
+
+def test_weights_agree_in_the_end(alone, pair):
+    for results in pair:
+        np.testing.assert_allclose(results["fresh_after"], alone["after"], rtol=2e-3)
+
+
+def test_one_ranks_checkpoint_predicts_the_same_on_two(alone, pair):
+    for results in pair:
+        np.testing.assert_allclose(results["before"], alone["before"], rtol=1e-5)
+
+
+def test_every_id_moves_to_one_of_the_ranks(alone, pair):
+    for table, ids in alone["ids"].items():
+        shares = [results["ids"][table] for results in pair]
+        assert all(shares), "each rank has its share"
+        assert sorted(shares[0] + shares[1]) == ids
+
+
+def test_two_ranks_go_on_where_one_stopped(alone, pair):
+    np.testing.assert_allclose(pair[0]["resumed"], alone["losses"][SAVED_AT:], rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["fresh", "resumed"])
+def test_two_ranks_checkpoint_predicts_the_same_on_one(alone, pair, name):
+    learner = Learner(CONFIG, SCHEMA)
+    learner.load(alone["folder"] / name)
+    assert learner.steps_done == len(STREAM)
+    after = learner.predict(learner.to_batch(PROBE))
+    np.testing.assert_allclose(after, pair[0][f"{name}_after"], rtol=1e-5)
+    np.testing.assert_allclose(after, alone["after"], rtol=2e-3)
+    assert torch.is_grad_enabled()
