@@ -183,17 +183,19 @@ class EmbeddedKafka:
         self._write_files(Ports(1, 2), unfinished)  # formatting opens no port
         settings = str(self.data_dir / "server.properties")
         arguments = ("format", "--cluster-id", new_cluster_id(), "--config", settings)
-        done = subprocess.run(
-            self._java(jars, "kafka.tools.StorageTool", *arguments),
-            capture_output=True,
-            text=True,
-            errors="replace",
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-        )
-        if done.returncode:
-            reason = " ".join((done.stderr or done.stdout).split())[-300:]
-            raise UserError(f"{self.data_dir} cannot be made ready for Kafka: {reason}")
+        with (self.data_dir / "output.log").open("ab") as output:
+            code = subprocess.call(
+                self._java(jars, "kafka.tools.StorageTool", *arguments),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environment(),
+            )
+        if code:
+            raise UserError(
+                f"{self.data_dir} cannot be made ready for Kafka (status {code}); "
+                f"why is in {self.data_dir / 'output.log'}"
+            )
         unfinished.rename(final)
 
     def _java(self, jars: str, *main: str) -> list[str]:

@@ -71,7 +71,7 @@ def admin(kafka: KafkaConfig, **more: Any) -> KafkaAdminClient:
 def _build(kind: type[Client], kafka: KafkaConfig, more: Mapping[str, Any]) -> Client:
     settings = client_settings(kind, kafka, more)
     quiet_kafka_python()
-    wait_for_broker(kafka)
+    wait_for_broker(kafka, CONNECT_SECONDS)
     try:
         return kind(**settings)
     except (KafkaError, ValueError, AssertionError, OSError) as error:

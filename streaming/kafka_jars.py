@@ -56,7 +56,7 @@ class Jar:
         try:
             with path.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest() == self.sha256
-        except FileNotFoundError:
+        except OSError:
             return False
 
 

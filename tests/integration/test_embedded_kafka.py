@@ -1,0 +1,281 @@
+"""The embedded Kafka is a real one: it starts, survives kills, and goes when we go."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from kafka import TopicPartition
+
+from errors import UserError
+from streaming import kafka_jars
+from streaming.connection import KafkaConfig
+from streaming.embedded_kafka import EmbeddedKafka
+from streaming.kafka_clients import admin, consumer, producer, resolve
+from streaming.kafka_process import LOOPBACK, GuardedProcess
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTITION = TopicPartition("t", 0)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def produce(kafka: KafkaConfig, *values: bytes) -> None:
+    with contextlib.closing(producer(kafka)) as out:
+        for value in values:
+            out.send("t", value, partition=0).get(30)
+
+
+def consume(kafka: KafkaConfig, count: int) -> list[bytes]:
+    with contextlib.closing(consumer(kafka)) as into:
+        into.assign([PARTITION])
+        into.seek_to_beginning()
+        found: list[bytes] = []
+        wait_for(lambda: bool(found.extend(poll(into)) or len(found) >= count))
+        return found
+
+
+def poll(into) -> list[bytes]:
+    return [record.value for batch in into.poll(100).values() for record in batch]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory) -> Path:
+    # Neither commas nor backslashes nor umlauts may trip Java's properties.
+    return tmp_path_factory.mktemp("dätä dir") / "back\\slash"
+
+
+@pytest.fixture(scope="module")
+def broker(data_dir) -> Iterator[EmbeddedKafka]:
+    """A broker that may be killed."""
+    with EmbeddedKafka(data_dir) as broker:
+        with contextlib.closing(admin(broker.config)) as client:
+            client.create_topics({"t": {"num_partitions": 1}}, wait_for_metadata=True)
+        yield broker
+
+
+def test_records_survive_kill_and_restart_at_the_same_address(broker):
+    produce(broker.config, b"before")
+    with contextlib.closing(consumer(broker.config)) as waiting:
+        waiting.assign([PARTITION])
+        waiting.seek_to_beginning()
+        wait_for(lambda: bool(poll(waiting)))
+        address, pid = broker.bootstrap_servers, broker.pid
+        broker.kill()
+        assert gone(pid) and not broker.running
+        broker.restart()
+        assert broker.bootstrap_servers == address and broker.pid != pid
+        produce(broker.config, b"after")
+        found: list[bytes] = []
+        wait_for(lambda: bool(found.extend(poll(waiting)) or found))
+        assert found == [b"after"]
+    assert consume(broker.config, 2) == [b"before", b"after"]
+
+
+def test_a_kill_from_outside_is_seen(broker):
+    os.kill(broker.pid, signal.SIGKILL)
+    wait_for(lambda: not broker.running)
+    broker.restart()
+    assert broker.running
+
+
+def test_it_listens_on_the_loopback_only_and_logs_to_a_file(broker, data_dir):
+    listening = {
+        c.laddr.ip.removeprefix("::ffff:")
+        for c in psutil.Process(broker.pid).net_connections("tcp")
+        if c.status == psutil.CONN_LISTEN
+    }
+    assert listening == {LOOPBACK}
+    assert "Kafka Server started" in (data_dir / "kafka.log").read_text()
+
+
+def test_a_second_instance_over_the_same_data_is_refused(broker, data_dir, monkeypatch):
+    monkeypatch.setattr("streaming.embedded_kafka.LOCK_SECONDS", 0.1)
+    with pytest.raises(UserError, match="already runs over"), EmbeddedKafka(data_dir):
+        pass
+    assert broker.running
+
+
+def test_topics_are_not_made_by_naming_them(broker):
+    with contextlib.closing(admin(broker.config)) as client:
+        assert "unknown" not in client.list_topics()
+    with contextlib.closing(consumer(broker.config)) as reader:
+        assert not reader.partitions_for_topic("unknown")
+    with contextlib.closing(admin(broker.config)) as client:
+        assert "unknown" not in client.list_topics()
+
+
+def test_a_client_of_the_wrong_protocol_is_a_line_for_the_user(broker, monkeypatch):
+    monkeypatch.setattr("streaming.kafka_clients.CONNECT_SECONDS", 1.0)
+    wrong = broker.config.model_copy(update={"security_protocol": "SSL"})
+    for build in (consumer, producer, admin):
+        with pytest.raises(UserError, match=f"Kafka at {broker.bootstrap_servers} cannot be used"):
+            build(wrong)
+
+
+def test_a_new_port_is_taken_when_the_old_one_is_gone(tmp_path):
+    said: list[str] = []
+    broker = EmbeddedKafka(tmp_path, report=said.append)
+    with broker:
+        host, port = broker.bootstrap_servers.split(":")
+        assert json.loads((tmp_path / "address").read_text())["broker_pid"] == broker.pid
+    assert not (tmp_path / "address").exists()
+    with socket.create_server((host, int(port))):
+        with broker:
+            assert not broker.bootstrap_servers.endswith(f":{port}")
+        assert port in said[-1]
+
+
+OWNER = """
+import multiprocessing, subprocess, sys, time
+from pathlib import Path
+from streaming.embedded_kafka import EmbeddedKafka
+broker = EmbeddedKafka(Path(sys.argv[1]))
+broker.start()
+spawned = subprocess.Popen(["sleep", "60"])
+forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+forked.start()
+print(broker.pid, spawned.pid, forked.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_it_dies_with_its_parent_even_when_that_is_killed(tmp_path):
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert owner.stdout is not None
+    kafka_pid, *children = map(int, owner.stdout.readline().split())
+    try:
+        assert os.getsid(kafka_pid) != os.getsid(owner.pid)  # Ctrl-C is not for the broker
+        owner.kill()
+        owner.wait()
+        wait_for(lambda: gone(kafka_pid), 10)
+        assert not any(gone(child) for child in children)  # and they did not hold it up
+        with EmbeddedKafka(tmp_path) as again:  # nor do they hold the folder
+            assert again.running
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+
+
+def test_the_guard_leaves_with_the_broker(tmp_path):
+    child = GuardedProcess(["sleep", "60"], tmp_path / "out")
+    group = child.pid
+    child.stop(5)
+    wait_for(lambda: not [p for p in psutil.pids() if group_of(p) == group])
+
+
+def group_of(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def test_a_process_that_ignores_sigterm_is_killed(tmp_path):
+    deaf = "trap '' TERM; echo deaf; while :; do sleep 1; done"
+    child = GuardedProcess(["sh", "-c", deaf], tmp_path / "out")
+    wait_for(lambda: "deaf" in (tmp_path / "out").read_text())
+    child.stop(0.2)
+    assert child.exit_code == -signal.SIGKILL
+
+
+def test_a_broker_that_cannot_start_says_where_to_look(tmp_path):
+    with (
+        pytest.raises(UserError, match="output.log"),
+        EmbeddedKafka(tmp_path, extra={"log.retention.ms": "nonsense"}),
+    ):
+        pass
+    assert "nonsense" in (tmp_path / "output.log").read_text()
+
+
+def test_an_unpacked_kafka_runs_too(tmp_path, monkeypatch):
+    kafka_jars.class_path()
+    libs = tmp_path / "kafka" / "libs"
+    libs.mkdir(parents=True)
+    for jar in kafka_jars.pinned():
+        (libs / jar.filename).symlink_to(kafka_jars.cache_dir() / jar.filename)
+    monkeypatch.setenv("KAFKA_HOME", str(tmp_path / "kafka"))
+    monkeypatch.setenv("ECDCTR_CACHE_DIR", str(tmp_path / "no cache"))
+    with EmbeddedKafka(tmp_path / "data") as broker:
+        assert broker.running
+    assert not (tmp_path / "no cache").exists()
+
+
+@contextlib.contextmanager
+def command(run_dir: Path) -> Iterator[subprocess.Popen[str]]:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cli", "kafka", "--run-dir", str(run_dir)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def line_like(process: subprocess.Popen[str], pattern: str) -> str:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if found := re.search(pattern, line):
+            return found[1]
+    raise AssertionError(f"ended without a line like {pattern!r}")
+
+
+def test_the_command_keeps_one_running_and_its_data(tmp_path):
+    with command(tmp_path) as process:
+        address = line_like(process, r"ready at (\S+),")
+        found = resolve(KafkaConfig(), tmp_path)
+        assert found.bootstrap_servers == address
+        with contextlib.closing(admin(found)) as client:
+            client.create_topics({"t": {"num_partitions": 1}}, wait_for_metadata=True)
+        produce(found, b"kept")
+        broker_pid = json.loads((tmp_path / "kafka" / "address").read_text())["broker_pid"]
+        os.kill(broker_pid, signal.SIGKILL)
+        assert line_like(process, r"back at (\S+)") == address
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    with pytest.raises(UserError, match="no embedded one runs"):
+        resolve(KafkaConfig(), tmp_path)
+    with EmbeddedKafka(tmp_path / "kafka") as again:
+        assert again.bootstrap_servers == address
+        assert consume(again.config, 1) == [b"kept"]
+
+
+def test_the_command_has_nothing_to_start_beside_a_cluster(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "cli", "kafka", "--bootstrap-servers", "a:1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "nothing to start" in done.stdout

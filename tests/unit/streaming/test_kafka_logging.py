@@ -1,0 +1,70 @@
+"""An absent broker is said once."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from streaming.kafka_logging import QUIET_SECONDS, SayOnce
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def said(clock, caplog):
+    """Sends a line of kafka-python's through the filter; returns what came out in all."""
+    quiet = SayOnce(clock)
+
+    def send(message: str, level: int = logging.ERROR, name: str = "kafka.net.connection"):
+        record = logging.LogRecord(name, level, __file__, 1, message, None, None)
+        if quiet.filter(record):
+            logging.getLogger("passed").handle(record)
+        return [r.getMessage() for r in caplog.records]
+
+    return send
+
+
+CONNECTED = "<KafkaConnection node_id=1>: Connected"
+
+
+def test_a_thousand_failed_attempts_are_two_lines(said, clock):
+    for _ in range(1_000):
+        said("Connection failed: KafkaConnectionError: 111 ECONNREFUSED")
+        said("Metadata refresh: failed KafkaConnectionError", name="kafka.cluster")
+        said("Bootstrap bootstrap-0 not ready; waiting 0.11 secs", logging.WARNING)
+        clock.now += 0.01
+    lines = said(CONNECTED, logging.INFO)
+    assert [line.split(";")[0] for line in lines] == [
+        "the connection to Kafka is lost",
+        "connected to Kafka again after 10.0 s",
+    ]
+
+
+def test_flapping_is_not_said_more_than_once_a_minute(said, clock):
+    for _ in range(100):
+        said("socket disconnected")
+        said(CONNECTED, logging.INFO)
+    assert len(said(CONNECTED, logging.INFO)) == 2
+    clock.now += QUIET_SECONDS
+    assert len(said("socket disconnected")) == 3
+
+
+def test_a_refusal_is_passed_on_once(said):
+    refusal = "Connection lost: SaslAuthenticationFailedError: bad password"
+    assert said(refusal) == [refusal]
+    assert said(refusal) == [refusal]
+
+
+def test_other_errors_pass(said):
+    assert said("record too large", name="kafka.producer.sender") == ["record too large"]
