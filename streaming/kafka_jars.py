@@ -31,6 +31,7 @@ _ROOTS = (
     f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.apache.logging.log4j:log4j-slf4j-impl:2.25.3!"
 )
 _DOWNLOADS = 8  # at once
+_ATTEMPTS = 3
 
 Report = Callable[[str], None]
 
@@ -150,27 +151,32 @@ def _fetch_all(folder: Path, missing: list[Jar], fetch: Fetch, report: Report) -
     if damaged:
         report(f"damaged in the cache, fetched again: {', '.join(damaged)}")
     report(f"fetching Apache Kafka {KAFKA_VERSION}, {len(missing)} jars, into {folder} (once)")
+    for left_by_a_kill in folder.glob(".fetching-*"):
+        shutil.rmtree(left_by_a_kill, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(prefix=".fetching-", dir=folder))
     try:
         with ThreadPoolExecutor(_DOWNLOADS) as pool:
-            for jar, path in zip(
-                missing, pool.map(lambda jar: _fetch_one(fetch, jar, staging), missing), strict=True
-            ):
-                path.replace(folder / jar.filename)
+            list(pool.map(lambda jar: _fetch_one(fetch, jar, staging, folder), missing))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _fetch_one(fetch: Fetch, jar: Jar, staging: Path) -> Path:
-    try:
-        path = fetch(jar, staging)
-    except Exception as error:  # jgo raises whatever its HTTP library and parsers raise
-        raise UserError(_ways_out(f"{jar} cannot be fetched ({type(error).__name__})")) from error
+def _fetch_one(fetch: Fetch, jar: Jar, staging: Path, folder: Path) -> None:
+    for attempt in range(_ATTEMPTS):
+        repository = staging / str(attempt)  # what a failed attempt left is not met again
+        repository.mkdir(exist_ok=True)
+        try:
+            path = fetch(jar, repository)
+            break
+        except Exception as error:  # jgo raises whatever its HTTP library and parsers raise
+            if attempt == _ATTEMPTS - 1:
+                reason = f"{jar} cannot be fetched ({type(error).__name__})"
+                raise UserError(_ways_out(reason)) from error
     if not jar.is_at(path):
         raise UserError(
             _ways_out(f"{jar} came with a checksum other than the pinned one and is not used")
         )
-    return path
+    path.replace(folder / jar.filename)
 
 
 def _ways_out(what: str) -> str:

@@ -63,6 +63,30 @@ def test_a_wrong_checksum_is_refused_and_never_enters_the_cache(tmp_path):
     assert list(tmp_path.glob(".fetching-*")) == []
 
 
+def test_what_was_fetched_is_kept_when_another_fails(tmp_path):
+    other = Jar("org.example", "other", "1.0", JAR.sha256)
+
+    def fetch_one_only(jar: Jar, folder: Path) -> Path:
+        return fetch_good(jar, folder) if jar == JAR else fetch_nothing(jar, folder)
+
+    with pytest.raises(UserError, match="org.example:other:1.0"):
+        fill(tmp_path, [JAR, other], fetch_one_only, lambda line: None)
+    fill(tmp_path, [JAR], fetch_nothing)
+
+
+def test_a_failed_attempt_is_repeated(tmp_path):
+    folders: list[Path] = []
+
+    def fetch_at_last(jar: Jar, folder: Path) -> Path:
+        folders.append(folder)
+        if len(folders) < 3:
+            raise ConnectionError
+        return fetch_good(jar, folder)
+
+    fill(tmp_path, [JAR], fetch_at_last, lambda line: None)
+    assert len(set(folders)) == 3  # half a file of one attempt cannot trip the next
+
+
 def test_a_damaged_jar_is_named_and_fetched_again(tmp_path):
     (tmp_path / JAR.filename).write_bytes(b"a j")
     said: list[str] = []
