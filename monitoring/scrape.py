@@ -164,6 +164,8 @@ class SnapshotBuilder:
             checkpoint_age_seconds=at - samples.pick("checkpoint_timestamp_seconds", max),
             tables=_tables(samples),
             late=samples.total("late_impressions_total", 0),
+            repeated=samples.total("duplicate_impressions_total", 0),
+            lost=samples.total("lost_records_total", 0),
         )
 
 

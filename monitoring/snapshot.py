@@ -47,7 +47,9 @@ class LevelState:
     model_version: float = NAN
     checkpoint_age_seconds: float = NAN
     tables: tuple[TableState, ...] = ()
-    late: float = 0
+    late: float = 0  # impressions learnt after later ones
+    repeated: float = 0  # impressions whose id was seen shortly before
+    lost: float = 0  # records that retention removed unread
 
 
 @dataclass(frozen=True)

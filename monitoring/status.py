@@ -25,6 +25,7 @@ from errors import UserError
 from monitoring.processes import Process, running
 from monitoring.quality import QualityFollower, wait_until_read
 from monitoring.scrape import SnapshotBuilder, kafka_state, scrape_all
+from monitoring.series import Point
 from monitoring.snapshot import Snapshot
 from monitoring.view import View, line
 from settings import Loaded
@@ -59,6 +60,7 @@ def command(loaded: Loaded[Config], once: bool, as_json: bool, interval: float) 
     console = Console()
     try:
         with closing(Observer(loaded.config)) as observer:
+            observer.require_processes()
             if once:
                 _once(observer, console, as_json)
             elif console.is_terminal and not as_json:
@@ -75,17 +77,14 @@ def _interrupt(signum: int, frame: Any) -> None:
 
 
 class Observer:
-    """Looks at a run directory: scrapes its processes and follows its predictions.
-
-    Raises:
-        UserError: nothing runs there.
-    """
+    """Looks at a run directory: scrapes its processes and follows its predictions."""
 
     def __init__(self, config: Config, level: str = "actr") -> None:
         self._config, self._level = config, level
         self._builder = SnapshotBuilder()
-        self._follower: QualityFollower | None = None
-        self._refuse_emptiness()
+        self.follower: QualityFollower | None = None
+        """Of the level's predictions, once there is a Kafka to follow."""
+        self._points = _Sparing()
 
     def processes(self) -> list[Process]:
         return running(self._config.run_dir)
@@ -93,7 +92,7 @@ class Observer:
     def snapshot(self, message: str = "") -> Snapshot:
         """Now; never fails for what a process or Kafka does."""
         scrapes = scrape_all(self.processes())
-        points = self._follower.points() if self._follower else ()
+        points = self._points.of(self.follower) if self.follower else ()
         return self._builder.build(
             scrapes, time.time(), kafka_state(self._kafka()), points, message
         )
@@ -106,12 +105,12 @@ class Observer:
 
     def follow(self) -> None:
         """Read predictions in the background as soon as there is a Kafka; call now and then."""
-        if self._follower is None and (follower := self._made_follower()) is not None:
+        if self.follower is None and (follower := self._made_follower()) is not None:
             follower.start()
 
     def close(self) -> None:
-        if self._follower is not None:
-            self._follower.close()
+        if self.follower is not None:
+            self.follower.close()
 
     def _kafka(self) -> KafkaConfig | None:
         try:
@@ -124,12 +123,13 @@ class Observer:
         if kafka is None:
             return None
         truth = _MarketTruth(truth_dir(self._config.run_dir))
-        self._follower = QualityFollower(
+        self.follower = QualityFollower(
             kafka, self._config.topics, self._level, truth, self._config.monitoring
         )
-        return self._follower
+        return self.follower
 
-    def _refuse_emptiness(self) -> None:
+    def require_processes(self) -> None:
+        """Raises UserError when nothing runs in the run directory."""
         known = self.processes()
         if any(process.alive for process in known):
             return
@@ -139,6 +139,22 @@ class Observer:
             + (f" any more (died: {dead})" if dead else "")
             + "; 'ecdctr demo' starts everything, --run-dir looks elsewhere"
         )
+
+
+class _Sparing:
+    """A follower's points, computed for at most a tenth of the time."""
+
+    def __init__(self) -> None:
+        self._points: list[Point] = []
+        self._due = 0.0
+
+    def of(self, follower: QualityFollower) -> list[Point]:
+        begin = time.monotonic()
+        if begin >= self._due:
+            self._points = follower.points()
+            end = time.monotonic()
+            self._due = end + 9 * (end - begin)
+        return self._points
 
 
 class _MarketTruth:

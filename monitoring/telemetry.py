@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from monitoring.window import WindowMetrics
 
@@ -114,6 +114,12 @@ class TrainerTelemetry(_Telemetry):
         self._late = self._counter(
             "late_impressions_total", "Impressions learnt after later ones of other partitions."
         )
+        self._duplicates = self._counter(
+            "duplicate_impressions_total", "Impressions whose id was seen shortly before."
+        )
+        self._lost = self._counter(
+            "lost_records_total", "Records that retention removed before they were read."
+        )
         self._unknown = self._counters(
             "unknown_total", "Things in the input that the schema does not know.", "reason"
         )
@@ -185,6 +191,12 @@ class TrainerTelemetry(_Telemetry):
     def late(self, count: int) -> None:
         self._late.inc(count)
 
+    def duplicates(self, count: int) -> None:
+        self._duplicates.inc(count)
+
+    def lost(self, count: int) -> None:
+        self._lost.inc(count)
+
     def unknown(self, reason: str, count: int) -> None:
         self._count(self._unknown, count, reason)
 
@@ -226,7 +238,10 @@ class SimulatorTelemetry(_Telemetry):
 
 
 def build_info(registry: CollectorRegistry, process: str) -> None:
-    """`ecdctr_build_info`: always 1, what runs here in its labels."""
+    """`ecdctr_build_info`, always 1, what runs here in its labels; and the process's
+    own memory, processor time and open files (`process_...`)."""
+    if registry not in _declared:
+        ProcessCollector(registry=registry)
     gauge = _declare(Gauge, registry, "build_info", "What runs here.", ("process", "version"))
     gauge.labels(process, _version()).set(1)
 

@@ -102,7 +102,7 @@ def _header(snapshot: Snapshot) -> Text:
 
 def _levels(levels: Iterable[LevelState]) -> list[Text]:
     widths = (7, 9, 8, 7, 8, 7, 7, 7, 6)
-    lines = [_row(_LEVEL_COLUMNS, widths, "dim").append("  model, saved", style="dim")]
+    lines = [_row(_LEVEL_COLUMNS, widths, "dim").append("  model saved", style="dim")]
     for level in levels:
         values = (
             level.level,
@@ -122,7 +122,7 @@ def _levels(levels: Iterable[LevelState]) -> list[Text]:
 def _model(level: LevelState) -> str:
     if math.isnan(level.model_version):
         return text.UNKNOWN
-    return f"v{level.model_version:.0f}, {text.seconds(level.checkpoint_age_seconds)}"
+    return f"v{level.model_version:.0f} {text.seconds(level.checkpoint_age_seconds)}"
 
 
 def _row(values: Iterable[str], widths: Iterable[int], style: str = "") -> Text:
@@ -169,8 +169,10 @@ def _dead_letters(snapshot: Snapshot) -> Text:
         worst = sorted(counts.items(), key=lambda item: -item[1])
         made.append(text.count(sum(counts.values())), style="bold yellow")
         made.append("  " + " · ".join(f"{r} {text.count(n)}" for r, n in worst), style="default")
-    late = sum(level.late for level in snapshot.levels)
-    return made.append(f"  late {text.count(late)}" if late else "", style="default")
+    for name in ("late", "repeated", "lost"):
+        total = sum(getattr(level, name) for level in snapshot.levels)
+        made.append(f"  {name} {text.count(total)}" if total else "", style="default")
+    return made
 
 
 def _chart(snapshot: Snapshot, width: int, height: int, ascii_only: bool) -> list[Text]:

@@ -11,10 +11,12 @@ from errors import UserError
 from monitoring.exporter import Exporter, Progress
 from monitoring.settings import MonitoringConfig
 
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
 
 def get(url):
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with DIRECT.open(url, timeout=10) as answer:
             return answer.status, answer.headers, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.headers, error.read().decode()

@@ -96,7 +96,7 @@ def test_nothing_running_is_one_line_with_the_way_out(tmp_path):
 def test_only_dead_ones_are_named(run_dir):
     (run_dir / "processes" / "train-actr-0.json").unlink()
     with pytest.raises(UserError, match=r"any more \(died: simulate\)"):
-        Observer(Config(run_dir=run_dir))
+        Observer(Config(run_dir=run_dir)).require_processes()
 
 
 def test_frames_end_with_the_last_process(run_dir):

@@ -97,11 +97,12 @@ def test_names_tell_units_and_kinds(registry):
     families = list(text_string_to_metric_families(generate_latest(registry).decode()))
     assert len(families) > 20
     for family in families:
-        assert family.name.startswith("ecdctr_")
+        assert family.name.startswith(("ecdctr_", "process_"))
         assert family.documentation
         if family.type == "histogram":
             assert family.name.endswith("_seconds")
     produced = {"topic": "impressions.ad"}
     assert registry.get_sample_value("ecdctr_impressions_produced_total", produced) == 10
+    assert registry.get_sample_value("process_resident_memory_bytes") > 1e7
     info = [family for family in families if family.name == "ecdctr_build_info"]
     assert {s.labels["process"] for s in info[0].samples} == {"train-actr", "simulate"}

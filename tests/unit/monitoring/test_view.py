@@ -81,7 +81,7 @@ def test_a_frame_shows_everything_at_80_columns():
         "Kafka up",
         "event 2025-02-10 00:00",
         "produced 1.27 M (12,000/s)",
-        "actr     123,456   2,345     12     3 h  0.123  0.930  1.020  3.1%  v12, 3.2 s",
+        "actr     123,456   2,345     12     3 h  0.123  0.930  1.020  3.1%  v12 3.2 s",
         "model 0.717",
         "ceiling 0.800",
         "floor 0.5",
