@@ -108,22 +108,28 @@ def progressive(rows: pa.Table, dim: int, attributes: bool, rate: float) -> np.n
     )
 
 
+class LateGauc:
+    """GAUC over the last third of the market."""
+
+    def __init__(self, rows: pa.Table) -> None:
+        self._late = slice(len(rows) * 2 // 3, None)
+        self._user, self.click = (rows[n].to_numpy()[self._late] for n in ("user_id", "click"))
+
+    def __call__(self, probability: np.ndarray) -> float:
+        return gauc(self._user, self.click, probability[self._late]).weighted
+
+
 def report(config: MarketConfig) -> Iterator[str]:
     for domain, (rows, truth) in read(Market(config)).items():
-        began = time.perf_counter()
-        late = slice(len(rows) * 2 // 3, None)
-        user, click = (rows[name].to_numpy()[late] for name in ("user_id", "click"))
-
-        def late_gauc(probability: np.ndarray) -> float:
-            return gauc(user, click, probability[late]).weighted
-
+        began, late_gauc = time.perf_counter(), LateGauc(rows)
         figures = [
             max(late_gauc(progressive(rows, dim, attributes, r)) for r in LEARNING_RATES)
             for dim, attributes in ((0, False), (config.dim + 1, False), (config.dim + 1, True))
         ]
         values = " | ".join(f"{figure:.3f}" for figure in (*figures, late_gauc(truth)))
         seconds = time.perf_counter() - began
-        yield f"| {domain} | {len(rows):,} | {click.mean():.3f} | {values} | {seconds:.0f} s |"
+        ctr = late_gauc.click.mean()
+        yield f"| {domain} | {len(rows):,} | {ctr:.3f} | {values} | {seconds:.0f} s |"
 
 
 def main() -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from cli import COMMANDS
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("streaming", "embeddings", "trainers", "monitoring")
 SHELLS = {"kafka", "faust", "prometheus_client", "click", "rich"}
@@ -56,8 +58,10 @@ def test_light_packages_import_no_torch(package):
 
 
 def test_streaming_and_embeddings_know_nothing_of_trainers_and_monitoring():
+    # A sub-command's module is the shell of a process, which shows itself to the monitor.
+    shells = {ROOT / f"{name.replace('.', '/')}.py" for name, _ in COMMANDS.values()}
     for package in ("streaming", "embeddings"):
-        for path in (ROOT / package).rglob("*.py"):
+        for path in set((ROOT / package).rglob("*.py")) - shells:
             above = {m for m in imports(path) if m.split(".")[0] in ("trainers", "monitoring")}
             allowed = {"trainers.settings"}
             assert above <= allowed, (path, above)
