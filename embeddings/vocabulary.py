@@ -49,6 +49,8 @@ def eviction_policy(name: str) -> MCHEvictionPolicy:
 class ManagedIds(MCHManagedCollisionModule):
     """The vocabulary of one table, or of one rank's share of it."""
 
+    _input_history_buffer_size: int
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.admitted_total = 0  # ids that were given a row

@@ -6,7 +6,9 @@ One rank needs no launcher, no address and no port; several are started by
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -35,13 +37,15 @@ def join(device: str = "auto") -> Place:
         UserError: cuda was asked for and there is none.
     """
     kind = choose_device(device)
+    hush()
     if not dist.is_initialized():
         # gloo stays at hand beside NCCL: checkpoints are written from copies in host memory.
         backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
         if "TORCHELASTIC_RUN_ID" in os.environ or "MASTER_ADDR" in os.environ:
             dist.init_process_group(backend)
         else:
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+            store = dist.HashStore()  # type: ignore[attr-defined]
+            dist.init_process_group(backend, store=store, rank=0, world_size=1)
     place = torch.device(kind)
     if kind == "cuda":
         place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -49,6 +53,14 @@ def join(device: str = "auto") -> Place:
     world_size = dist.get_world_size()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size)))
     return Place(dist.get_rank(), world_size, local, place)
+
+
+def hush() -> None:
+    """Keep to ourselves what the libraries say of their own insides at every start."""
+    for name in ("torchrec", "torch.fx", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for module in (r"torch\.", r"torchrec\.", r"trainers\."):
+        warnings.filterwarnings("ignore", module=module)
 
 
 def choose_device(device: str) -> str:

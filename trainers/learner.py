@@ -26,6 +26,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 from embeddings.cpu_collision import clear_rows_on_cpu
 from embeddings.tables import bind_vocabularies, planner, sharders, table_specs
 from embeddings.vocabulary import ManagedIds
+from errors import UserError
 from streaming.impressions import ImpressionSchema
 from trainers.distributed import Place, join
 from trainers.features import ModelBatch, to_model_batch
@@ -195,6 +196,11 @@ def _sharded(
     config: LevelConfig, schema: ImpressionSchema, place: Place
 ) -> DistributedModelParallel:
     kind = place.device.type
+    if config.model.id_buckets % place.world_size:
+        raise UserError(
+            f"{place.world_size} ranks do not divide id_buckets = {config.model.id_buckets}; "
+            "start another number of ranks, or choose a multiple of it before the first start"
+        )
     # Dense weights come from the seed, on every rank the same; tables need no generator.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -234,12 +240,12 @@ def _memory(kind: str) -> dict[str, int]:
 def _optimizer(model: DistributedModelParallel, config: LevelConfig) -> CombinedOptimizer:
     dense = dict(in_backward_optimizer_filter(model.named_parameters()))
     adam = KeyedOptimizerWrapper(
-        dense, lambda p: torch.optim.Adam(p, lr=config.optimizer.dense_learning_rate)
+        dense, lambda p: torch.optim.Adam(p, lr=config.optimizer.dense_learning_rate, fused=True)
     )
     # Adam makes its state at the first step; a checkpoint before it must have it too.
     for parameter in dense.values():
         adam.state[parameter] = {
-            "step": torch.zeros((), dtype=torch.float32),
+            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
             "exp_avg": torch.zeros_like(parameter),
             "exp_avg_sq": torch.zeros_like(parameter),
         }

@@ -116,6 +116,7 @@ class Dense(nn.Module):
                 hidden_BU = layer(hidden_BU)
             if len(self.norms):
                 norm = self.norms[index]
+                assert isinstance(norm, BatchNorm)
                 hidden_BU = norm.serve(hidden_BU) if serving else norm(hidden_BU, weight_B)
             hidden_BU = functional.relu(hidden_BU)
         if activations.cross_BI is not None:

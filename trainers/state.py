@@ -16,10 +16,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
-from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed._state_dict_utils import _copy_state_dict, _create_cpu_state_dict
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer
 
@@ -74,9 +76,9 @@ def write_state(
         OSError: the disk is full or not writable.
     """
     try:
-        dcp.save(
+        save(
             snapshot.state,
-            storage_writer=dcp.FileSystemWriter(directory, thread_count=1),
+            storage_writer=FileSystemWriter(directory, thread_count=1),
             process_group=process_group,
             no_dist=snapshot.world_size == 1,
         )
@@ -141,10 +143,10 @@ def _local(tensor: torch.Tensor | ShardedTensor) -> torch.Tensor:
 
 
 def _read_whole(directory: Path, name: str, *size: int) -> torch.Tensor:
-    reader = dcp.FileSystemReader(directory)
+    reader = FileSystemReader(directory)
     dtype = reader.read_metadata().state_dict_metadata[name].properties.dtype  # type: ignore[union-attr]
     whole = torch.empty(size, dtype=dtype)
-    dcp.load({name: whole}, storage_reader=reader, no_dist=True)
+    load({name: whole}, storage_reader=reader, no_dist=True)
     return whole
 
 
@@ -162,7 +164,7 @@ def _deal_hidden(
 
 
 def _fill(state: State, directory: Path, world_size: int) -> None:
-    dcp.load(state, storage_reader=dcp.FileSystemReader(directory), no_dist=world_size == 1)
+    load(state, storage_reader=FileSystemReader(directory), no_dist=world_size == 1)
 
 
 def _hidden_path(directory: Path, rank: int) -> Path:
