@@ -105,7 +105,8 @@ def to_kafka(market: Market, config: Config, rate: float, stopping: threading.Ev
             for slot, share, sent in run.chunks():
                 alive.mark()
                 for domain, (rows, event_time) in sent.items():
-                    telemetry.produced(names[domain], rows, event_time)
+                    if rows:
+                        telemetry.produced(names[domain], rows, event_time)
                 progress.advance(slot, share, sent["natural"][0], sent["ad"][0])
             writer.flush()
         except KafkaWriteError as error:
@@ -181,8 +182,12 @@ class _Pace:
 @contextlib.contextmanager
 def _only_one(path: Path) -> Iterator[None]:
     """Refuse a second market in the same place; the lock goes with its process, however it ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    except OSError as error:
+        raise UserError(f"cannot write to {path.parent}: {error.strerror or error}") from None
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from errors import UserError
 from streaming.market import SLOT_BITS, Slot
 
 _ROW = np.dtype([("impression_id", "<i8"), ("probability", "<f8")])
@@ -28,18 +29,25 @@ def truth_path(directory: Path, slot: int) -> Path:
 
 
 def write_truth(directory: Path, slot: Slot) -> Path:
-    """Write one slot's probabilities, both domains; a reader sees the whole file or none."""
+    """Write one slot's probabilities, both domains; a reader sees the whole file or none.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     rows = np.empty(len(slot.natural) + len(slot.ad), _ROW)
     ids = [np.asarray(part.column("impression_id")) for part in (slot.natural, slot.ad)]
     rows["impression_id"] = np.concatenate(ids)
     rows["probability"] = np.concatenate([slot.natural_probability, slot.ad_probability])
     rows = rows[np.argsort(rows["impression_id"])]
-    directory.mkdir(parents=True, exist_ok=True)
     path = truth_path(directory, slot.index)
     partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        np.save(file, rows)
-    os.replace(partial, path)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            np.save(file, rows)
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     return path
 
 

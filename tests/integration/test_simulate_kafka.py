@@ -13,12 +13,15 @@ import pytest
 from kafka import TopicPartition
 
 from streaming.codec import decode
+from streaming.embedded_kafka import EmbeddedKafka
 from streaming.impressions import ImpressionSchema
 from streaming.kafka_clients import consumer
 from streaming.market import Market
 from streaming.market_config import MarketConfig
 from streaming.market_log import keep_old_records, partition_of, written
+from streaming.topic_admin import create_topics
 from streaming.truth import Truth, truth_dir
+from streaming.writer import RecordWriter
 
 CLI = Path(__file__).resolve().parents[2] / "cli.py"
 DAYS = 6
@@ -31,7 +34,7 @@ def simulate(kafka, topics, tmp_path):
     """Starts `ecdctr simulate` on the test's topics; what still runs at the end is killed."""
     running = []
 
-    def start(*more):
+    def start(*more, kafka=kafka):
         values = {f"market.{key}": value for key, value in MARKET.items()}
         values |= {f"topics.{key}": value for key, value in topics.model_dump().items()}
         settings = [part for key, v in values.items() for part in ("--set", f"{key}={v}")]
@@ -110,6 +113,17 @@ def test_killed_again_and_again_it_sends_everything_once(kafka, topics, simulate
     assert np.array_equal(truth.lookup(ids), last.ad_probability)
 
 
+def test_a_broker_that_dies_is_waited_for(topics, simulate, tmp_path):
+    with EmbeddedKafka(tmp_path / "kafka") as broker:
+        process = simulate("--days", str(DAYS), "--rate", "80000", kafka=broker.config)
+        create_topics(broker.config, topics, levels=("actr",))
+        until_written(broker.config, topics.natural, topics.partitions, 400, process)
+        broker.kill()
+        broker.restart()
+        assert process.wait(DEADLINE_SECONDS) == 0
+        check_whole(broker.config, topics, DAYS)
+
+
 def test_sigterm_ends_it_cleanly_and_a_longer_market_goes_on(kafka, topics, simulate, tmp_path):
     process = simulate("--days", "2", "--rate", "2000")
     until_written(kafka, topics.ad, topics.partitions, 1, process)
@@ -135,8 +149,6 @@ def test_topics_of_another_market_are_refused(kafka, topics, simulate, tmp_path)
 
 
 def test_strangers_records_at_the_end_do_not_hide_how_far_it_got(kafka, topics, simulate):
-    from streaming.writer import RecordWriter
-
     assert simulate("--days", "1").wait(DEADLINE_SECONDS) == 0
     fingerprint = MarketConfig(**MARKET).fingerprint
     before = written(kafka, topics.ad, fingerprint)
