@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
-from kafka.errors import KafkaError
 
 from errors import UserError
 from streaming.connection import KafkaConfig
-from streaming.kafka_logging import quiet_kafka_python
+from streaming.kafka_logging import is_refusal, overhear, quiet_kafka_python
 
 CONNECT_SECONDS = 15.0
 """How long a broker that does not answer is waited for when a client is built."""
+
+_BOOTSTRAP_FAILURE = re.compile(r"Bootstrap connection to \S+ failed: (.*) \(backoff")
 
 Client = TypeVar("Client", KafkaConsumer, KafkaProducer, KafkaAdminClient)
 
@@ -72,18 +74,27 @@ def _build(kind: type[Client], kafka: KafkaConfig, more: Mapping[str, Any]) -> C
     settings = client_settings(kind, kafka, more)
     quiet_kafka_python()
     wait_for_broker(kafka, CONNECT_SECONDS)
-    try:
-        return kind(**settings)
-    except (KafkaError, ValueError, AssertionError, OSError) as error:
-        raise UserError(
-            f"Kafka at {kafka.bootstrap_servers} cannot be used: "
-            f"{type(error).__name__}: {one_line(error)}; see kafka.security_protocol "
-            f"and kafka.options"
-        ) from error
+    with overhear() as complaints:
+        try:
+            return kind(**settings)
+        except Exception as error:  # a setting of the wrong type raises wherever it is first used
+            raise UserError(
+                f"Kafka at {kafka.bootstrap_servers} cannot be used: {_reason(error, complaints)}; "
+                f"see kafka.security_protocol and kafka.options"
+            ) from error
+
+
+def _reason(error: Exception, complaints: Sequence[str]) -> str:
+    """Why, from the log if need be: kafka-python's timeout does not say what it met."""
+    met = [found[1] for line in complaints if (found := _BOOTSTRAP_FAILURE.search(line))]
+    # A broker that has refused once may just close the connection the next time.
+    return next(filter(is_refusal, met), met[-1]) if met else one_line(error)
 
 
 def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or "no further details"
+    """The error's kind and words, without line breaks."""
+    kind, words = type(error).__name__, " ".join(str(error).split())
+    return words if words.startswith(kind) else f"{kind}: {words}".removesuffix(": ")
 
 
 def client_settings(

@@ -7,11 +7,12 @@ same line at most once a minute.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,8 @@ _CONNECTION = re.compile(
 )
 # Lost to a refusal of ours, not to absence: the user has to read these.
 _REFUSAL = re.compile(r"Authenti|Authoriz|Sasl|SASL|Ssl|SSL|CERTIFICATE|certificate")
+# "<KafkaConnection node_id=1 host=[127.0.0.1:22215<-40864] ...>: ": another at every attempt.
+_LABEL = re.compile(r"<Kafka.*?>(?=:)")
 
 _LOGGERS = (
     "kafka.client",
@@ -56,6 +59,19 @@ class SayOnce(logging.Filter):
         self._lock = threading.Lock()
         self._said: dict[str, float] = {}
         self._lost_at: float | None = None
+        self._listening: list[list[str]] = []
+
+    @contextlib.contextmanager
+    def overhear(self) -> Iterator[list[str]]:
+        """Say nothing meanwhile; what kafka-python complained of is in the list given."""
+        heard: list[str] = []
+        with self._lock:
+            self._listening.append(heard)
+        try:
+            yield heard
+        finally:
+            with self._lock:
+                self._listening = [other for other in self._listening if other is not heard]
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
@@ -63,11 +79,19 @@ class SayOnce(logging.Filter):
             if record.name == _CONNECTS and message.endswith(": Connected"):
                 self._connected()
             return logging.getLogger().isEnabledFor(record.levelno)
-        if _CONNECTION.search(message) and not _REFUSAL.search(message):
+        if self._overheard(message):
+            return False
+        if _CONNECTION.search(message) and not is_refusal(message):
             self._lost()
             return False
         with self._lock:
-            return self._first(f"{record.name} {message}")
+            return self._first(_LABEL.sub("", message))
+
+    def _overheard(self, message: str) -> bool:
+        with self._lock:
+            for heard in self._listening:
+                heard.append(message)
+            return bool(self._listening)
 
     def _lost(self) -> None:
         with self._lock:
@@ -98,7 +122,13 @@ class SayOnce(logging.Filter):
         return True
 
 
+def is_refusal(message: str) -> bool:
+    """True when the broker answered and did not want us, by its or our settings."""
+    return _REFUSAL.search(message) is not None
+
+
 _filter = SayOnce()
+overhear = _filter.overhear
 
 
 def quiet_kafka_python() -> None:

@@ -72,7 +72,7 @@ def create_topics(
         except KafkaError as error:
             raise UserError(
                 f"Kafka at {kafka.bootstrap_servers} does not create the topics "
-                f"{', '.join(sorted(wanted))}: {type(error).__name__}: {one_line(error)}"
+                f"{', '.join(sorted(wanted))}: {one_line(error)}"
             ) from error
     return missing
 

@@ -23,7 +23,7 @@ from streaming import kafka_jars
 from streaming.connection import KafkaConfig
 from streaming.embedded_kafka import EmbeddedKafka
 from streaming.kafka_clients import admin, consumer, producer, resolve
-from streaming.kafka_process import LOOPBACK, GuardedProcess
+from streaming.kafka_process import LOOPBACK, GuardedProcess, free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTITION = TopicPartition("t", 0)
@@ -279,3 +279,35 @@ def test_the_command_has_nothing_to_start_beside_a_cluster(tmp_path):
         text=True,
     )
     assert done.returncode == 0 and "nothing to start" in done.stdout
+
+
+def test_sasl_settings_are_passed_through(tmp_path, monkeypatch):
+    ports, guarded = free_ports(), free_ports().broker
+    monkeypatch.setattr("streaming.embedded_kafka.free_ports", lambda: ports)
+    monkeypatch.setattr("streaming.kafka_clients.CONNECT_SECONDS", 2.0)
+    plain, sasl = f"PLAINTEXT://{LOOPBACK}:{ports.broker}", f"SASL://{LOOPBACK}:{guarded}"
+    extra = {
+        "listeners": f"{plain},{sasl},CONTROLLER://{LOOPBACK}:{ports.controller}",
+        "advertised.listeners": f"{plain},{sasl}",
+        "listener.security.protocol.map": (
+            "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_PLAINTEXT"
+        ),
+        "sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.sasl.plain.sasl.jaas.config": (
+            "org.apache.kafka.common.security.plain.PlainLoginModule required user_ann=secret;"
+        ),
+    }
+    user = {"sasl_mechanism": "PLAIN", "sasl_plain_username": "ann"}
+    config = KafkaConfig(
+        bootstrap_servers=f"{LOOPBACK}:{guarded}",
+        security_protocol="SASL_PLAINTEXT",
+        options={**user, "sasl_plain_password": "secret"},
+    )
+    with EmbeddedKafka(tmp_path, extra=extra):
+        with contextlib.closing(admin(config)) as client:
+            client.create_topics({"t": {"num_partitions": 1}}, wait_for_metadata=True)
+        produce(config, b"signed")
+        assert consume(config, 1) == [b"signed"]
+        wrong = config.model_copy(update={"options": {**user, "sasl_plain_password": "guess"}})
+        with pytest.raises(UserError, match="Authentication failed.*kafka.options"):
+            consumer(wrong)

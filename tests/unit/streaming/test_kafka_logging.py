@@ -61,9 +61,9 @@ def test_flapping_is_not_said_more_than_once_a_minute(said, clock):
 
 
 def test_a_refusal_is_passed_on_once(said):
-    refusal = "Connection lost: SaslAuthenticationFailedError: bad password"
-    assert said(refusal) == [refusal]
-    assert said(refusal) == [refusal]
+    refusal = "<KafkaConnection host=[a:1<-{}]>: Connection lost: SaslAuthenticationFailedError"
+    assert said(refusal.format(4001)) == [refusal.format(4001)]
+    assert said(refusal.format(4002)) == [refusal.format(4001)]
 
 
 def test_other_errors_pass(said):
