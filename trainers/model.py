@@ -18,6 +18,7 @@ the dense part, P inner products, H historical embeddings a side, U units of the
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -84,11 +85,11 @@ class Dense(nn.Module):
         # Sharding plans order the columns as they like; regroup restores the schema's order.
         names = [feature.name for feature in self.features]
         pooled_BX = KeyedTensor.regroup(tables, [names])[0]
-        vectors_BFD = self._means(pooled_BX.view(-1, len(names), self.dim), batch)
-        product_BP = _inner_products(vectors_BFD, self.pairs)
-        parts = [vectors_BFD.flatten(1), batch.numeric_BN]
+        vectors = self._means(pooled_BX.split(self.dim, 1), batch)
+        product_BP = torch.stack([(vectors[a] * vectors[b]).sum(1) for a, b in self.pairs], 1)
+        parts = [*vectors, batch.numeric_BN]
         if self.slots:
-            user_BD, item_BD = _history_means(batch.history, vectors_BFD)
+            user_BD, item_BD = _history_means(batch.history, vectors[0])
             parts += [user_BD, item_BD]
             product_BP = torch.cat([product_BP, (user_BD * item_BD).sum(1, keepdim=True)], 1)
         x_BI = torch.cat(parts, 1)
@@ -96,15 +97,13 @@ class Dense(nn.Module):
         cross_BI = None if self.cross is None else self.cross(x_BI)
         return Activations(cross_BI, first_BU, product_BP)
 
-    def _means(self, sums_BFD: torch.Tensor, batch: ModelBatch) -> torch.Tensor:
-        """Sums of bags to means, for multi-valued features."""
-        multi = [f for f, feature in enumerate(self.features) if feature.multi]
-        if not multi:
-            return sums_BFD
+    def _means(self, sums: Sequence[torch.Tensor], batch: ModelBatch) -> list[torch.Tensor]:
+        """Sums of bags to means where a feature is multi-valued; F tensors [B, D]."""
         lengths_FB = batch.kjt.lengths().view(len(self.features), -1)
-        scale_BF = torch.ones_like(sums_BFD[:, :, 0])
-        scale_BF[:, multi] = lengths_FB[multi].T.clamp_min(1).to(sums_BFD.dtype).reciprocal()
-        return sums_BFD * scale_BF[:, :, None]
+        return [
+            sum_BD / lengths_FB[f].clamp_min(1)[:, None] if self.features[f].multi else sum_BD
+            for f, sum_BD in enumerate(sums)
+        ]
 
     def logits(
         self, activations: Activations, *, serving: bool, weight_B: torch.Tensor | None = None
@@ -207,18 +206,12 @@ def _product_pairs(schema: ImpressionSchema) -> list[tuple[int, int]]:
     return [(user, item)] + [(side, f) for f in related for side in (user, item)]
 
 
-def _inner_products(vectors_BFD: torch.Tensor, pairs: list[tuple[int, int]]) -> torch.Tensor:
-    left = [a for a, _ in pairs]
-    right = [b for _, b in pairs]
-    return (vectors_BFD[:, left] * vectors_BFD[:, right]).sum(-1)
-
-
 def _history_means(
-    history: History | None, vectors_BFD: torch.Tensor
+    history: History | None, like_BD: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean historical embedding of user and item [B, D]; zeros where there is none."""
     if history is None:
-        zeros_BD = torch.zeros_like(vectors_BFD[:, 0])
+        zeros_BD = torch.zeros_like(like_BD)
         return zeros_BD, zeros_BD
     return (
         _masked_mean(history.user_BHD, history.user_mask_BH),
