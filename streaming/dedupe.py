@@ -25,8 +25,8 @@ class RecentIds:
 
     def count(self, ids: np.ndarray) -> int:
         """How many of ``ids`` (int64 [n], not below 0) were seen before; remembers them."""
-        slot = ((ids.astype(np.uint64) * _MIX) >> self._shift).astype(np.int64)
-        before = int((self._slots[slot] == ids).sum())
-        self._slots[slot] = ids
-        within = len(ids) - len(np.unique(ids))
-        return before + within
+        once = np.unique(ids)
+        slot = ((once.astype(np.uint64) * _MIX) >> self._shift).astype(np.int64)
+        before = int((self._slots[slot] == once).sum())
+        self._slots[slot] = once
+        return before + len(ids) - len(once)

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 POLL_MS = 50
 _QUESTION_MS = 1_000  # for a question to the broker, which may be away
-_TOPIC_SECONDS = 5.0  # a topic just created may take a moment to be seen
+TOPIC_SECONDS = 5.0  # a topic just created may take a moment to be seen
 
 T = TypeVar("T")
 
@@ -82,7 +82,7 @@ class LogConsumer:
         )
 
     def _share(self, rank: int, world_size: int) -> list[int]:
-        deadline = time.monotonic() + _TOPIC_SECONDS
+        deadline = time.monotonic() + TOPIC_SECONDS
         while not (known := self._client.partitions_for_topic(self._topic)):
             if self._stopping() or time.monotonic() > deadline:
                 raise UserError(
@@ -186,6 +186,7 @@ class LogConsumer:
         Raises:
             LogGapError, LogTruncatedError: the log no longer has what comes next.
         """
+        self._unpark()
         try:
             found = self._client.poll(timeout_ms=POLL_MS, max_records=max_records)
         except OffsetOutOfRangeError as error:
@@ -202,6 +203,14 @@ class LogConsumer:
             return [], []
         self.away = self.away and not found
         return [(name.partition, records) for name, records in found.items()], []
+
+    def _unpark(self) -> None:
+        # kafka-python 3.0.12 sets aside what it has fetched of a paused partition, and
+        # takes it up again only if this slot is None. It leaves an exhausted batch there
+        # instead, so that a partition once paused may stay silent for ever.
+        fetcher = self._client._fetcher
+        if not fetcher._next_partition_records:
+            fetcher._next_partition_records = None
 
     def _leave_range(self, offsets: dict[TopicPartition, int], watermark: int) -> list[Gap]:
         first, ends = self._certain(self.firsts), self._certain(self.ends)
@@ -269,4 +278,6 @@ class LogConsumer:
 
 def _log_failure(_offsets: object, response: object) -> None:
     if isinstance(response, Exception):
-        log.warning("offsets for lag dashboards were not committed: %s", response)
+        # The next commit makes up for it; a new broker has no coordinator for a while.
+        level = logging.INFO if getattr(response, "retriable", False) else logging.WARNING
+        log.log(level, "offsets for lag dashboards were not committed: %s", response)
