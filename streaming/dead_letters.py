@@ -11,8 +11,8 @@ broker's message limit; its headers say everything but the bytes:
     original-<name>   every other header as received
     part              ``2/3``: the second of three pieces of the bytes
 
-A letter that was sent back is followed by a *mark*: the same headers, no value,
-and ``resent-at``.
+A letter that was sent back is followed by a *mark*: the same headers, an empty
+value, and ``resent-at``, ms.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MIN_PART_BYTES = 100_000
 _ORIGINAL = "original-"
 RESENT_AT = "resent-at"
 
-Record = tuple[bytes | None, list[tuple[str, bytes]]]
+Record = tuple[bytes, list[tuple[str, bytes]]]
 """Value and headers of a record of the dead-letter topic."""
 
 
@@ -70,7 +70,8 @@ class DeadLetter:
 
     def mark(self, resent_at_ms: int) -> Record:
         """The record that says that this letter was sent back."""
-        return None, [*self._headers(), _text(RESENT_AT, str(resent_at_ms))]
+        # Empty and not null: Kafka's client takes no record with neither key nor value.
+        return b"", [*self._headers(), _text(RESENT_AT, str(resent_at_ms))]
 
     def _headers(self) -> list[tuple[str, bytes]]:
         headers = [

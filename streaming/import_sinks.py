@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +19,8 @@ from streaming.impressions import EVENT_TIME, ImpressionSchema
 from streaming.kafka_clients import consumer
 from streaming.market_log import MAX_RECORD_ROWS, keep_old_records, partition_of
 from streaming.writer import RecordWriter
+
+_HOUR_MS = 3_600_000
 
 
 class Sink(Protocol):
@@ -78,8 +81,8 @@ class TopicSink:
         of_row = partition_of(rows.column(self._user).to_numpy(), self._partitions)
         for partition in range(self._partitions):
             chosen = rows.take(pa.array(np.flatnonzero(of_row == partition)))
-            for start in range(0, chosen.num_rows, MAX_RECORD_ROWS):
-                self._send(chosen.slice(start, MAX_RECORD_ROWS), partition)
+            for start, end in _records(chosen.column(EVENT_TIME).to_numpy()):
+                self._send(chosen.slice(start, end - start), partition)
 
     def _send(self, rows: pa.RecordBatch, partition: int) -> None:
         self._writer.send(
@@ -94,3 +97,16 @@ class TopicSink:
     def finish(self) -> None:
         self._writer.flush()
         self._writer.close()
+
+
+def _records(times: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Row ranges of at most MAX_RECORD_ROWS within one hour of event time.
+
+    Partitions are interleaved record by record: a record that spans a sparse day
+    would hold back, or run ahead of, every other partition.
+    """
+    hours = np.flatnonzero(np.diff(times // _HOUR_MS)) + 1
+    edges = [0, *hours.tolist(), len(times)]
+    for begin, end in zip(edges[:-1], edges[1:], strict=True):
+        for start in range(begin, end, MAX_RECORD_ROWS):
+            yield start, min(start + MAX_RECORD_ROWS, end)

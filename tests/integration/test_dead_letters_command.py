@@ -14,6 +14,7 @@ from streaming.connection import KafkaConfig
 from streaming.dead_letters import dead_letter
 from streaming.dead_letters_command import command, read_letters
 from streaming.dead_letters_topic import Resender
+from streaming.import_mapping import schema_toml
 from streaming.impressions import ImpressionSchema
 from streaming.kafka_clients import consumer
 from streaming.topics import TopicsConfig
@@ -107,13 +108,28 @@ def test_list_and_count(run, values, topics):
     assert sum(r["letters"] for r in counts.values()) == 4
 
 
-def test_resend_refuses_what_is_still_bad_and_sends_what_a_new_schema_takes(
-    run, values, kafka, topics
-):
+def test_resend_sends_what_a_new_schema_takes(run, values, kafka, topics, tmp_path):
     assert "0 sent back, 4 still bad" in run("resend").stdout
-    # The schema, not the data, was wrong: user ids below zero stay bad, a schema that
-    # knows only what the large record holds does not exist; a wider one is a repair.
     assert returned(kafka, topics) == []
+
+    # The large record holds user ids of text only: a schema cannot help it. The others
+    # lack nothing but a repair, so add one that only the old schema refused.
+    lacking = encode(impressions(3).drop_columns(["hour"]))
+    (bad,) = decode(lacking, [], NOW, SCHEMA).bad
+    with RecordWriter(kafka) as writer:
+        ((body, headers),) = dead_letter(bad, topics.ad, 2, 9, None, []).records()
+        writer.send(topics.dead_letter, body, None, headers)
+        writer.flush()
+    features = tuple(
+        f.model_copy(update={"optional": f.optional or f.name == "hour"}) for f in SCHEMA.features
+    )
+    new = tmp_path / "new.toml"
+    new.write_text(schema_toml(SCHEMA.model_copy(update={"features": features})))
+
+    assert "0 sent back, 1 still bad" in run("resend", "--reason", "undecodable-json").stdout
+    assert "1 sent back, 4 still bad" in run("resend", "--config", str(new)).stdout
+    (record,) = returned(kafka, topics)
+    assert (record.partition, record.key, record.value) == (2, None, lacking)
 
 
 def repair(directory) -> None:
