@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from streaming.impressions import ImpressionSchema
+
+# Batches are tiny here; threads that wait for each other on a busy machine cost more.
+torch.set_num_threads(1)
 
 SCHEMA = ImpressionSchema()
 
