@@ -74,7 +74,7 @@ class DeadLetter:
         return b"", [*self._headers(), _text(RESENT_AT, str(resent_at_ms))]
 
     def _headers(self) -> list[tuple[str, bytes]]:
-        headers = [
+        return [
             _text("source-topic", self.topic),
             _text("source-partition", str(self.partition)),
             _text("source-offset", str(self.offset)),
@@ -82,11 +82,16 @@ class DeadLetter:
             _text("reason", self.reason.value),
             _text("detail", self.detail),
             _text("count", str(self.count)),
+            *kept_headers(self.headers),
         ]
-        for name, content in self.headers:
-            kept = name if name == CONTENT_TYPE else f"{_ORIGINAL}{name}"
-            headers.append((kept, content))
-        return headers
+
+
+def kept_headers(headers: Headers) -> list[tuple[str, bytes]]:
+    """Headers of a record as another record carries them on: the content type as it is."""
+    return [
+        (name if name == CONTENT_TYPE else f"{_ORIGINAL}{name}", content)
+        for name, content in headers
+    ]
 
 
 def dead_letter(

@@ -14,7 +14,7 @@ from errors import UserError
 from streaming import kafka_clients
 from streaming.codec import decode
 from streaming.connection import KafkaConfig
-from streaming.dead_letters import Assembly, DeadLetter
+from streaming.dead_letters import Assembly, DeadLetter, kept_headers
 from streaming.impressions import ImpressionSchema
 
 RESENT_FROM = "resent-from"
@@ -70,7 +70,8 @@ def still_bad(letter: DeadLetter, schema: ImpressionSchema) -> str:
 class Resender:
     """Sends letters back to where they came from, each one exactly once.
 
-    The record and the mark that says so are written in one Kafka transaction; a
+    A record sent back has the bytes, key and content type of the first one, and its
+    other headers as `original-<name>`. The record and the mark that says so are written in one Kafka transaction; a
     resend that was killed leaves neither, and a second one that runs at the same
     time is fenced off.
 
@@ -117,7 +118,8 @@ class Resender:
 
     def _write(self, letter: DeadLetter) -> list[Any]:
         origin = "/".join(str(part) for part in letter.identity)
-        headers = [*letter.headers, (RESENT_FROM, origin.encode())]
+        # What headers said of the record's place in its stream is no longer true.
+        headers = [*kept_headers(letter.headers), (RESENT_FROM, origin.encode())]
         known = self._producer.partitions_for(letter.topic)
         # The very partition keeps a user's impressions together, whoever chose it.
         partition = letter.partition if letter.partition in known else None

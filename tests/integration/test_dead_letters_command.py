@@ -159,7 +159,7 @@ def test_repaired_letters_are_sent_back_exactly_once(run, values, kafka, topics,
     for record in records:
         assert record.partition == 1
         assert record.key == b"key"
-        assert dict(record.headers)["trace"] == b"t"
+        assert dict(record.headers)["original-trace"] == b"t"
         assert decode(record.value, record.headers, record.timestamp, SCHEMA).bad == []
     assert {dict(r.headers)["resent-from"] for r in records} == {
         f"{topics.ad}/1/0/bad-id/3".encode(),
