@@ -71,9 +71,9 @@ class Resender:
     """Sends letters back to where they came from, each one exactly once.
 
     A record sent back has the bytes, key and content type of the first one, and its
-    other headers as `original-<name>`. The record and the mark that says so are written in one Kafka transaction; a
-    resend that was killed leaves neither, and a second one that runs at the same
-    time is fenced off.
+    other headers as `original-<name>`. The record and the mark that says so are
+    written in one Kafka transaction; a resend that was killed leaves neither, and a
+    second one that runs at the same time is fenced off.
 
     Raises:
         UserError: no broker answers, or it knows no transactions.
