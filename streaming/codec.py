@@ -86,7 +86,7 @@ def decode(
         return _checked(value or b"", batches, found, timestamp, schema)
     except Refused as refusal:
         bad = Bad(refusal.reason, refusal.detail, _NO_ROWS, refusal.rows, value or b"")
-        return Decoded(pa.RecordBatch.from_pylist([], schema.arrow), _NO_ROWS, 0, [bad])
+        return Decoded(schema.empty(), _NO_ROWS, 0, [bad])
 
 
 # -- checking -----------------------------------------------------------------

@@ -132,6 +132,10 @@ class ImpressionSchema(Section):
             fixed + [pa.field(f.name, f.arrow_type(), nullable=f.optional) for f in self.features]
         )
 
+    def empty(self) -> pa.RecordBatch:
+        """No impression at all, in the canonical schema."""
+        return pa.RecordBatch.from_pylist([], schema=self.arrow)
+
 
 @dataclass(frozen=True, order=True)
 class Position:
