@@ -1,0 +1,100 @@
+"""Counts what was learnt and, every few seconds, measures the window, the lag and the tables."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import asdict
+
+import numpy as np
+
+from monitoring.exporter import Progress as Liveness
+from monitoring.telemetry import TrainerTelemetry
+from monitoring.window import Window, WindowMetrics
+from streaming.impressions import CLICK, EVENT_TIME, Batch, ImpressionSchema
+from streaming.reader import LogReader
+from trainers.learner import Learner
+from trainers.saver import Saved
+
+MEASURE_SECONDS = 2.0
+
+
+class Observer:
+    """The trainer's eyes; called by the loop after every batch and by the saver."""
+
+    def __init__(
+        self,
+        telemetry: TrainerTelemetry,
+        window: Window,
+        schema: ImpressionSchema,
+        learner: Learner,
+        reader: LogReader,
+    ) -> None:
+        self.telemetry, self.window, self.liveness = telemetry, window, Liveness()
+        self._schema, self._learner, self._reader = schema, learner, reader
+        self._next_measure = 0.0
+        self._told: Counter[str] = Counter()
+        self._unpublished: list[int] = []  # produced-at, ms, of what no checkpoint has learnt
+        self._latest: WindowMetrics | None = None
+
+    def learnt(self, batch: Batch, probability_B: np.ndarray, loss: float, seconds: float) -> None:
+        rows = batch.rows
+        self.window.update(
+            rows.column(self._schema.user).to_numpy(),
+            rows.column(CLICK).to_numpy(),
+            probability_B,
+            rows.column(EVENT_TIME).to_numpy(),
+        )
+        self.telemetry.learnt(len(batch), seconds, loss)
+        self.telemetry.watermark(batch.watermark)
+        if batch.produced_at is not None:
+            self._unpublished.append(batch.produced_at)
+
+    def stalled(self, seconds: float) -> None:
+        self.telemetry.checkpoint_stalled(seconds)
+
+    def turn(self) -> None:
+        self.liveness.mark()
+        if time.monotonic() >= self._next_measure:
+            self.measure()
+            self._next_measure = time.monotonic() + MEASURE_SECONDS
+
+    def measure(self) -> None:
+        self._latest = self.window.metrics()
+        self.telemetry.quality(self._latest)
+        lag = self._reader.lag()
+        self.telemetry.lag(lag.records, lag.event_time_seconds)
+        for name, stats in self._learner.vocabulary_stats().items():
+            admitted = self._since(f"admitted {name}", stats.admitted_total)
+            evicted = self._since(f"evicted {name}", stats.evicted_total)
+            self.telemetry.table(name, stats.occupancy, admitted, evicted)
+        counts = self._reader.counts
+        self.telemetry.late(self._since("late", counts.late))
+        self.telemetry.duplicates(self._since("duplicates", counts.duplicates))
+        self.telemetry.lost(self._since("lost", counts.lost_records))
+        self.telemetry.unknown("column", self._since("unknown", counts.unknown))
+        for reason, count in dict(counts.bad).items():
+            self.telemetry.dead_letters(str(reason), self._since(f"bad {reason}", count))
+
+    def metrics(self) -> dict[str, float]:
+        """The window as last measured; may be called from any thread."""
+        return asdict(self._latest) if self._latest is not None else {}
+
+    def _since(self, name: str, total: int) -> int:
+        """What a running total gained since it was last asked for."""
+        gained = max(total - self._told[name], 0)
+        self._told[name] = total
+        return gained
+
+    def handed_over(self) -> list[int]:
+        """When what the checkpoint being taken has learnt was produced, ms."""
+        produced, self._unpublished = self._unpublished, []
+        return produced
+
+    def saved(self, saved: Saved, produced_at: list[int]) -> None:
+        if saved.error is not None:
+            self.telemetry.checkpoint_failed()
+            return
+        self.telemetry.checkpoint_written(saved.progress.step, saved.seconds)
+        now = time.time() * 1000
+        self.telemetry.freshness((now - at) / 1000 for at in produced_at)

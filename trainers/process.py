@@ -1,0 +1,241 @@
+"""A trainer's process: reader, learner, publisher, saver and observer around the loop."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from prometheus_client import CollectorRegistry
+
+from config import Config
+from errors import UserError
+from monitoring.exporter import Exporter
+from monitoring.processes import Registration
+from monitoring.telemetry import TrainerTelemetry
+from monitoring.window import Window
+from settings import flatten
+from shutdown import stop_event
+from streaming.connection import KafkaConfig
+from streaming.dead_letters import DeadLetter
+from streaming.impressions import Batch
+from streaming.kafka_clients import resolve
+from streaming.reader import LogReader
+from streaming.topic_admin import create_topics
+from streaming.writer import RecordWriter
+from trainers.checkpoint import (
+    Checkpoint,
+    CheckpointStore,
+    Progress,
+    require_same_shape,
+)
+from trainers.learner import Learner
+from trainers.levels import Level
+from trainers.levels import level as find_level
+from trainers.loop import Loop
+from trainers.observer import Observer
+from trainers.publisher import Publisher
+from trainers.ranks import Ranks
+from trainers.saver import Saved, Saver, Write
+from trainers.state import write_state
+
+log = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 20.0
+"""How long a trainer that was told to stop waits for Kafka to take what it published."""
+
+
+def train(config: Config, name: str, *, until_end: bool = False) -> Progress:
+    """Run a level until it is told to stop or, with ``until_end``, until the log ends.
+
+    Raises:
+        UserError: whatever the person at the terminal can put right.
+    """
+    stopping = stop_event()
+    kafka = resolve(config.kafka, config.run_dir)
+    create_topics(kafka, config.topics)
+    with contextlib.ExitStack() as stack:
+        trainer = Trainer(config, find_level(name, config), kafka, stopping, until_end, stack)
+        progress = trainer.run()
+    if (failed := trainer.failed) is not None:
+        raise UserError(
+            f"the last checkpoint could not be written ({failed}); what was learnt since the one "
+            "before will be learnt again at the next start"
+        )
+    return progress
+
+
+class Trainer:
+    """Everything that one rank of a level holds; ``stack`` closes it, last opened first."""
+
+    def __init__(
+        self,
+        config: Config,
+        level: Level,
+        kafka: KafkaConfig,
+        stopping: threading.Event,
+        until_end: bool,
+        stack: contextlib.ExitStack,
+    ) -> None:
+        self.level, self.schema = level, config.impressions
+        self.until_end, self.stopping = until_end, stopping
+        self.topics = config.topics
+        self.learner = Learner(level.config, config.impressions)
+        place = self.learner.place
+        self.ranks = Ranks(place.rank, place.world_size)
+        self.rank_batch = _rank_batch(level.config.batch_size, place.world_size)
+        self.shape = _shape(config, level)
+        self.store = CheckpointStore(
+            config.run_dir / "checkpoints" / level.name, level.config.checkpoint.keep
+        )
+        self.window = Window(level.config.metrics_window)
+        self.resumed, self.progress = self._resume()
+        self.writer = stack.enter_context(RecordWriter(kafka))
+        stack.callback(self._give_up_writing().set)
+        self.publisher = Publisher(self.writer, level, self.schema)
+        self.saver = Saver(self.store, self.ranks, self.writer.flush, self._saved)
+        self.reader = stack.enter_context(self._reader(config, kafka))
+        stack.callback(self.saver.close)
+        self.observer = self._observe(config, stack)
+        self.failed: str | None = None
+        self._handed_over: list[int] = []
+
+    # -- putting together ---------------------------------------------------------------
+
+    def _resume(self) -> tuple[Checkpoint | None, Progress]:
+        """Rank 0 chooses the checkpoint, all ranks load it."""
+        found = None
+        if self.ranks.rank == 0:
+            self.store.prepare()
+            found = self.store.latest()
+            if found is not None:
+                require_same_shape(found, self.shape)
+        found = self.ranks.gather(found)[0]
+        if found is None:
+            return None, Progress(
+                topic=self.level.topic, shape=self.shape, world_size=self.ranks.size
+            )
+        self.learner.load(found.path)
+        with contextlib.suppress(FileNotFoundError):  # there may have been fewer ranks then
+            self.window = _read_window(found.path, self.ranks.rank, self.window.size)
+        log.info("going on from %s, %d impressions", found.path, found.progress.impressions)
+        return found, self._own_share(found.progress)
+
+    def _own_share(self, whole: Progress) -> Progress:
+        """A checkpoint sums the ranks' counts: only rank 0 goes on from the sum."""
+        impressions = whole.impressions if self.ranks.rank == 0 else 0
+        return replace(whole, impressions=impressions, world_size=self.ranks.size)
+
+    def _reader(self, config: Config, kafka: KafkaConfig) -> LogReader:
+        return LogReader(
+            kafka,
+            self.level.topic,
+            self.schema,
+            batch_size=self.rank_batch,
+            dead_letters=self._bury,
+            rank=self.ranks.rank,
+            world_size=self.ranks.size,
+            start=self.progress.positions if self.resumed else None,
+            watermark=self.progress.watermark,
+            until_end=self.until_end,
+            group_id=f"ecdctr-{self.level.name}",
+            config=config.reader,
+        )
+
+    def _observe(self, config: Config, stack: contextlib.ExitStack) -> Observer:
+        registry = CollectorRegistry()
+        telemetry = TrainerTelemetry(registry, self.level.name, self.ranks.rank)
+        observer = Observer(telemetry, self.window, self.schema, self.learner, self.reader)
+        idle = observer.liveness.idle_seconds
+        exporter = stack.enter_context(Exporter(registry, config.monitoring, idle))
+        suffix = f"-{self.ranks.rank}" if self.ranks.rank else ""
+        name = f"train-{self.level.name}{suffix}"
+        stack.enter_context(Registration(config.run_dir, name, exporter.url))
+        return observer
+
+    def _give_up_writing(self) -> threading.Event:
+        """Once told to stop, wait only so long for a Kafka that is away."""
+        closed = threading.Event()
+
+        def watch() -> None:
+            self.stopping.wait()
+            if not closed.wait(PATIENCE_SECONDS):
+                self.writer.interrupt()
+
+        threading.Thread(target=watch, name="patience", daemon=True).start()
+        return closed
+
+    # -- what the loop calls --------------------------------------------------------------
+
+    def run(self) -> Progress:
+        if self.resumed is not None and self.ranks.rank == 0:
+            # A crash may have come between the rename and the announcement.
+            self.publisher.model(self.resumed, {})
+        return Loop(
+            reader=self.reader,
+            step=self._step,
+            publish=self.publisher.predictions,
+            watcher=self.observer,
+            snapshot=self._snapshot,
+            saver=self.saver,
+            every_batches=self.level.config.checkpoint.every_batches,
+            progress=self.progress,
+            ranks=self.ranks,
+            stopping=self.stopping,
+            wait_for_all=self.until_end,
+        ).run()
+
+    def _step(self, batch: Batch | None) -> tuple[np.ndarray, float]:
+        rows = self.schema.empty() if batch is None else batch.rows
+        pad_to = self.rank_batch if self.ranks.size > 1 else None
+        return self.learner.step(self.learner.to_batch(rows, pad_to))
+
+    def _bury(self, letter: DeadLetter) -> None:
+        for value, headers in letter.records():
+            self.writer.send(self.topics.dead_letter, value, key=letter.key, headers=headers)
+
+    def _snapshot(self) -> Write:
+        state, window = self.learner.snapshot(), self.window.state()
+        self._handed_over = self.observer.handed_over()
+
+        def write(directory: Path) -> None:
+            write_state(state, directory, self.ranks.saving)
+            np.savez(_window_path(directory, self.ranks.rank), **window)  # type: ignore[arg-type]
+
+        return write
+
+    def _saved(self, saved: Saved) -> None:
+        """In the saver's thread: announce the model, let the dashboards' offsets follow."""
+        self.failed = saved.error
+        self.observer.saved(saved, self._handed_over)
+        if saved.error is not None:
+            return
+        self.reader.commit(saved.progress.positions)
+        if saved.checkpoint is not None:
+            self.publisher.model(saved.checkpoint, self.observer.metrics())
+
+
+def _rank_batch(batch_size: int, ranks: int) -> int:
+    if batch_size % ranks:
+        raise UserError(f"batch_size = {batch_size} cannot be shared by {ranks} ranks evenly")
+    return batch_size // ranks
+
+
+def _shape(config: Config, level: Level) -> dict[str, Any]:
+    """The settings that a state depends on, by their configuration keys."""
+    features = [f.model_dump(mode="json") for f in config.impressions.features]
+    model = flatten(level.config.model.model_dump(mode="json"), f"{level.name}.model.")
+    return {"impressions.features": features} | model
+
+
+def _window_path(directory: Path, rank: int) -> Path:
+    return directory / f"window-{rank:05d}.npz"
+
+
+def _read_window(directory: Path, rank: int, size: int) -> Window:
+    with np.load(_window_path(directory, rank)) as state:
+        return Window.from_state(state, size)

@@ -1,0 +1,33 @@
+"""`ecdctr train`: one level as a process."""
+
+from __future__ import annotations
+
+import click
+
+from config import Config, configured
+from settings import Loaded
+
+
+@click.command("train")
+@click.argument("level", type=click.Choice(["actr"]))
+@click.option(
+    "--until-end", is_flag=True, help="Stop, with a checkpoint, where the log ends as of now."
+)
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Same as --set LEVEL.device=..."
+)
+@configured
+def command(loaded: Loaded[Config], level: str, until_end: bool, device: str | None) -> None:
+    """Train LEVEL on impressions as they arrive, going on from its last checkpoint.
+
+    Ctrl-C or SIGTERM leaves a checkpoint and ends with status 0. Several ranks:
+    torchrun --nproc-per-node 2 -m cli train actr.
+    """
+    # TorchRec takes seconds to import: only now, when all else was found in order.
+    from trainers.process import train
+
+    config = loaded.config
+    if device is not None:
+        settings = getattr(config, level).model_copy(update={"device": device})
+        config = config.model_copy(update={level: settings})
+    train(config, level, until_end=until_end)
