@@ -135,12 +135,18 @@ class LogConsumer:
             return {p: Position(offset) for p, offset in first.items()}
         if begin == "latest":
             return {p: Position(offset) for p, offset in ends.items()}
-        names = dict.fromkeys(self._names.values(), int(begin))
-        found = self._client.offsets_for_times(names, timeout_ms=15_000)
-        return {
-            p: Position(found[name].offset if found.get(name) else ends[p])
-            for p, name in self._names.items()
-        }
+        found = self._certain(lambda: self._at(int(begin)))
+        return {p: Position(found.get(p, ends[p])) for p in self.partitions}
+
+    def _at(self, timestamp_ms: int) -> dict[int, int] | None:
+        """The first offset from ``timestamp_ms`` on, of the partitions that have one."""
+        names = dict.fromkeys(self._names.values(), timestamp_ms)
+        try:
+            found = self._client.offsets_for_times(names, timeout_ms=_QUESTION_MS)
+        except KafkaError as error:
+            self._bear(error)
+            return None
+        return {p: found[name].offset for p, name in self._names.items() if found.get(name)}
 
     def _certain(self, question: Callable[[], T | None]) -> T:
         while (answer := question()) is None:
@@ -161,12 +167,19 @@ class LogConsumer:
         try:
             answer = question(list(self._names.values()), timeout_ms=_QUESTION_MS)
         except KafkaError as error:
-            if not error.retriable:
-                raise
-            self.away = True
+            self._bear(error)
             return None
         self.away = False
         return {p: answer[name] for p, name in self._names.items()}
+
+    def _bear(self, error: KafkaError) -> None:
+        """Take a passing fault for the broker's absence; raise one that stays."""
+        if not error.retriable:
+            raise UserError(
+                f"topic '{self._topic}' at {self._kafka.bootstrap_servers} cannot be read: "
+                f"{type(error).__name__}: {kafka_clients.one_line(error)}"
+            ) from error
+        self.away = True
 
     def position(self, partition: int) -> int:
         """The offset of the next record that will be read."""
@@ -197,9 +210,7 @@ class LogConsumer:
                 self._topic, partition.partition, self.position(partition.partition), None
             ) from error
         except KafkaError as error:
-            if not error.retriable:
-                raise
-            self.away = True
+            self._bear(error)
             return [], []
         self.away = self.away and not found
         return [(name.partition, records) for name, records in found.items()], []

@@ -8,14 +8,14 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from conftest import unique_topics
 from kafka import TopicPartition
 from kafka.errors import CoordinatorNotAvailableError
-from log_support import SCHEMA, START_MS, contents, drain, ids, impressions, write_log
+from log_support import SCHEMA, START_MS, contents, drain, ids, impressions, own_topics, write_log
 from tests_support import eventually
 
 from errors import UserError
 from streaming import kafka_clients, log_consumer
+from streaming import writer as writer_module
 from streaming.codec import encode
 from streaming.connection import KafkaConfig
 from streaming.embedded_kafka import EmbeddedKafka
@@ -44,8 +44,8 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
 
 @pytest.fixture
 def mortal_topics(mortal: EmbeddedKafka) -> TopicsConfig:
-    own = unique_topics()
-    create_topics(mortal.config, own, levels=("actr",))
+    own = own_topics()
+    create_topics(mortal.config, own, levels=())
     return own
 
 
@@ -220,7 +220,7 @@ def test_a_position_beyond_the_end_is_an_error(kafka, topics, writer):
 
 
 def test_a_topic_made_anew_under_a_reader_is_an_error(kafka, writer):
-    topics = unique_topics(partitions=1)
+    topics = own_topics(partitions=1)
     create_topics(kafka, topics, levels=())
     write_log(writer, topics.ad, 0, records=9, rows=10, partitions=1)
     with read(kafka, topics.ad, until_end=False, batch_size=30) as reader:
@@ -311,3 +311,15 @@ def test_produced_at_is_the_oldest_of_a_batch(kafka, topics, writer):
     writer.flush(10)
     with read(kafka, topics.ad) as reader:
         assert drain(reader)[0].produced_at == 1_001
+
+
+def test_what_a_writer_refuses_is_named(kafka, topics, monkeypatch):
+    monkeypatch.setattr(writer_module, "_MISSING_TOPIC_SECONDS", 0.1)
+    with RecordWriter(kafka) as writer:
+        with pytest.raises(KafkaWriteError, match="cannot write to topic .* larger than"):
+            writer.send(topics.ad, b"x" * 2_000_000)
+        with pytest.raises(KafkaWriteError, match="topic 'no.such.topic' does not exist"):
+            writer.send("no.such.topic", b"x")
+        writer.send(topics.ad, b"x")
+        writer.flush(10)
+        assert writer.pending_bytes == 0

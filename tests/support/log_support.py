@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow as pa
 from streaming.codec import encode
 from streaming.impressions import Batch, Feature, ImpressionSchema
 from streaming.reader import LogReader
+from streaming.topics import TopicsConfig
 from streaming.writer import RecordWriter
 
 SCHEMA = ImpressionSchema(
@@ -22,6 +24,12 @@ SCHEMA = ImpressionSchema(
     )
 )
 START_MS = 1_700_000_000_000
+
+
+def own_topics(partitions: int = 4) -> TopicsConfig:
+    """Names of an impression and a dead-letter topic that no other test uses."""
+    own = uuid.uuid4().hex[:8]
+    return TopicsConfig(ad=f"ad.{own}", dead_letter=f"dead-letter.{own}", partitions=partitions)
 
 
 def impressions(ids: Iterable[int], spacing_ms: int = 10) -> pa.RecordBatch:
