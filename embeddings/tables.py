@@ -22,6 +22,7 @@ from torchrec.distributed.mc_embeddingbag import (
     ShardedManagedCollisionEmbeddingBagCollection,
 )
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import ParameterConstraints
 from torchrec.distributed.types import CacheParams, ModuleSharder, ShardingType
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
@@ -32,6 +33,7 @@ from torchrec.modules.mc_modules import ManagedCollisionCollection
 from embeddings.cpu_collision import ManagedOnCpu, RowWiseOnCpu
 from embeddings.ids import ID_SPACE
 from embeddings.vocabulary import IdInit, ManagedIds, RowInit, eviction_policy
+from errors import UserError
 from streaming.impressions import ImpressionSchema
 from trainers.settings import ModelConfig, OptimizerConfig, TableConfig
 
@@ -39,6 +41,8 @@ EXPECTED_BAG = 8.0
 """Values that the planner expects in a multi-valued feature's bag."""
 CACHED_SHARE = 0.2
 """Share of a table's rows that a GPU caches when the rest lives in host memory."""
+RESERVED_SHARE = 0.15
+"""Share of every memory that the planner leaves to the dense part, batches and activations."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +185,15 @@ def constraints(specs: tuple[TableSpec, ...], kind: str) -> dict[str, ParameterC
     }
 
 
+def require_buckets_divide(model: ModelConfig, ranks: int) -> None:
+    """Raise UserError unless the managed tables can be shared by ``ranks``."""
+    if model.id_buckets % ranks:
+        raise UserError(
+            f"id_buckets = {model.id_buckets} is not a multiple of {ranks} ranks; choose one "
+            "that every number of ranks to be used divides, before the first start"
+        )
+
+
 def planner(
     specs: tuple[TableSpec, ...], topology: Topology, batch_size: int
 ) -> EmbeddingShardingPlanner:
@@ -189,5 +202,6 @@ def planner(
         topology=topology,
         batch_size=batch_size,
         constraints=constraints(specs, topology.compute_device),
+        storage_reservation=FixedPercentageStorageReservation(RESERVED_SHARE),
         debug=False,
     )

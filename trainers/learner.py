@@ -24,9 +24,14 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from embeddings.cpu_collision import clear_rows_on_cpu
-from embeddings.tables import bind_vocabularies, planner, sharders, table_specs
+from embeddings.tables import (
+    bind_vocabularies,
+    planner,
+    require_buckets_divide,
+    sharders,
+    table_specs,
+)
 from embeddings.vocabulary import ManagedIds
-from errors import UserError
 from streaming.impressions import ImpressionSchema
 from trainers.distributed import Place, join
 from trainers.features import ModelBatch, to_model_batch
@@ -67,7 +72,8 @@ class Learner:
     embeddings are exchanged within them.
 
     Raises:
-        UserError: the device that was asked for is not there.
+        UserError: the device that was asked for is not there, or the number of ranks
+            does not divide ``id_buckets``.
     """
 
     def __init__(self, config: LevelConfig, schema: ImpressionSchema) -> None:
@@ -196,11 +202,7 @@ def _sharded(
     config: LevelConfig, schema: ImpressionSchema, place: Place
 ) -> DistributedModelParallel:
     kind = place.device.type
-    if config.model.id_buckets % place.world_size:
-        raise UserError(
-            f"{place.world_size} ranks do not divide id_buckets = {config.model.id_buckets}; "
-            "start another number of ranks, or choose a multiple of it before the first start"
-        )
+    require_buckets_divide(config.model, place.world_size)
     # Dense weights come from the seed, on every rank the same; tables need no generator.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

@@ -1,0 +1,188 @@
+"""Which table goes where, planned without any of the devices being there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel
+from torchrec.distributed.planner import Topology
+from torchrec.distributed.planner.types import PlannerError
+from torchrec.distributed.types import ParameterSharding
+
+from embeddings.tables import (
+    CACHED_SHARE,
+    RESERVED_SHARE,
+    TableSpec,
+    planner,
+    require_buckets_divide,
+    sharders,
+    table_specs,
+)
+from errors import UserError
+from streaming.impressions import ImpressionSchema
+from trainers.model import TrainTask
+from trainers.settings import LevelConfig
+
+GIB = 1024**3
+GPUS_A_HOST = 8
+WEIGHT_BYTES = 4
+MOMENTUM_BYTES = 4
+"""Row-wise Adagrad keeps one number a row."""
+VOCABULARY_BYTES = 4 * 8
+"""A managed row's id, row number, use count and last use."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to fill: ``ranks`` devices, each with its share of its host's memory."""
+
+    device: str  # cpu or cuda
+    ranks: int
+    device_bytes: int  # of each GPU; 0 on cpu
+    host_bytes: int  # of each host
+
+    @property
+    def ranks_a_host(self) -> int:
+        return min(self.ranks, GPUS_A_HOST) if self.device == "cuda" else self.ranks
+
+    @property
+    def host_bytes_a_rank(self) -> int:
+        return self.host_bytes // self.ranks_a_host
+
+    @property
+    def usable_device_bytes(self) -> int:
+        """Of all GPUs, for tables."""
+        return int(self.ranks * self.device_bytes * (1 - RESERVED_SHARE))
+
+    @property
+    def usable_host_bytes(self) -> int:
+        """Of all hosts, for tables."""
+        return int(self.ranks * self.host_bytes_a_rank * (1 - RESERVED_SHARE))
+
+
+@dataclass(frozen=True)
+class PlannedTable:
+    name: str
+    rows: int
+    dim: int
+    sharding: str
+    kernel: str
+    device_bytes: dict[int, int]  # rank to the bytes in its device's memory (on cpu: the host's)
+    host_bytes: dict[int, int]  # and in its host's, behind a cache on the device
+
+
+@dataclass(frozen=True)
+class Plan:
+    machine: Machine
+    tables: tuple[PlannedTable, ...]
+
+    def bytes_of(self, rank: int) -> tuple[int, int]:
+        """Bytes that the tables take on ``rank``, in its device and behind a cache in its host."""
+        return (
+            sum(table.device_bytes.get(rank, 0) for table in self.tables),
+            sum(table.host_bytes.get(rank, 0) for table in self.tables),
+        )
+
+
+def plan_tables(config: LevelConfig, schema: ImpressionSchema, machine: Machine) -> Plan:
+    """Run TorchRec's planner for ``machine``.
+
+    Raises:
+        UserError: the tables do not fit, with what they need and what there is.
+    """
+    require_buckets_divide(config.model, machine.ranks)
+    specs = table_specs(schema, config.model)
+    meta = torch.device("meta")
+    with torch.random.fork_rng(devices=[]):
+        task = TrainTask(schema, config.model, torch.device("cpu"), 1, meta)
+    vocabularies = sum(map(vocabulary_bytes, specs))
+    topology = _topology(machine, vocabularies // machine.ranks)
+    batch_size = max(1, config.batch_size // machine.ranks)
+    try:
+        plan = planner(specs, topology, batch_size).plan(
+            task, sharders(machine.device, config.optimizer)
+        )
+    except PlannerError as error:
+        raise UserError(_refusal(specs, machine)) from error
+    placed = {name: where for module in plan.plan.values() for name, where in _items(module)}
+    return Plan(machine, tuple(_table(spec, placed[spec.name], machine) for spec in specs))
+
+
+def _items(module: Any) -> list[tuple[str, ParameterSharding]]:
+    return list(module.items())
+
+
+def _topology(machine: Machine, taken: int) -> Topology:
+    on_gpu = machine.device == "cuda"
+    if on_gpu:
+        caps = {"hbm_cap": max(0, machine.device_bytes - taken)}
+        caps["ddr_cap"] = machine.host_bytes_a_rank
+    else:
+        caps = {"ddr_cap": max(0, machine.host_bytes_a_rank - taken)}
+    return Topology(
+        world_size=machine.ranks,
+        local_world_size=machine.ranks_a_host,
+        compute_device=machine.device,
+        **caps,
+    )
+
+
+def weight_bytes(spec: TableSpec) -> int:
+    """Weights and optimizer state of the whole table."""
+    return spec.rows * (spec.dim * WEIGHT_BYTES + MOMENTUM_BYTES)
+
+
+def vocabulary_bytes(spec: TableSpec) -> int:
+    """What finds an id's row; always in the device's own memory."""
+    return spec.rows * VOCABULARY_BYTES if spec.managed else 0
+
+
+def table_bytes(spec: TableSpec) -> int:
+    return weight_bytes(spec) + vocabulary_bytes(spec)
+
+
+def _table(spec: TableSpec, where: ParameterSharding, machine: Machine) -> PlannedTable:
+    cached = where.compute_kernel == EmbeddingComputeKernel.FUSED_UVM_CACHING.value
+    assert where.sharding_spec is not None
+    device_bytes: dict[int, int] = {}
+    host_bytes: dict[int, int] = {}
+    for shard in where.sharding_spec.shards:
+        rank, share = shard.placement.rank(), shard.shard_sizes[0] / spec.rows
+        weights = weight_bytes(spec) * share
+        near = weights * (CACHED_SHARE if cached else 1.0) + vocabulary_bytes(spec) * share
+        device_bytes[rank] = device_bytes.get(rank, 0) + int(near)
+        host_bytes[rank] = host_bytes.get(rank, 0) + (int(weights) if cached else 0)
+    return PlannedTable(
+        name=spec.name,
+        rows=spec.rows,
+        dim=spec.dim,
+        sharding=where.sharding_type,
+        kernel=where.compute_kernel,
+        device_bytes=device_bytes,
+        host_bytes=host_bytes,
+    )
+
+
+def _refusal(specs: tuple[TableSpec, ...], machine: Machine) -> str:
+    largest = max(specs, key=table_bytes)
+    needs = (
+        f"the tables do not fit: they need {_gib(sum(map(table_bytes, specs)))} (largest: "
+        f"'{largest.name}', {_gib(table_bytes(largest))} for {largest.rows:,} rows)"
+    )
+    ways = f"fewer rows (model.tables.{largest.name}.rows) or a smaller model.dim"
+    host = _gib(machine.usable_host_bytes)
+    if machine.device == "cpu":
+        return f"{needs}, and this host has {host} to give; use a larger host, {ways}"
+    least = sum(int(weight_bytes(s) * CACHED_SHARE) + vocabulary_bytes(s) for s in specs)
+    gpus = f"{machine.ranks} x {_gib(machine.device_bytes)} of GPU memory"
+    return (
+        f"{needs}, at least {_gib(least)} of it on GPUs; {gpus} have "
+        f"{_gib(machine.usable_device_bytes)} to give and their hosts {host}; use more GPUs "
+        f"(--gpus), more host memory (--host-memory-gib), {ways}"
+    )
+
+
+def _gib(count: int) -> str:
+    return f"{count / GIB:.1f} GiB"
