@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +32,23 @@ class Config(Section):
     monitoring: MonitoringConfig = MonitoringConfig()
 
 
-def configured(function: Callable[..., Any]) -> Callable[..., Any]:
+def configured(
+    function: Callable[..., Any] | None = None, *, default: Path | None = None
+) -> Callable[..., Any]:
     """Give a click command `--config`, `--run-dir`, `--bootstrap-servers` and `--set`.
 
-    The command receives one :class:`settings.Loaded` as its first argument.
+    The command receives one :class:`settings.Loaded` as its first argument. Without
+    `--config` the file ``default`` is read, if there is one.
     """
+    if function is None:
+        return functools.partial(configured, default=default)
 
     @click.option(
         "--config",
         "config_path",
         type=click.Path(path_type=Path),
         envvar="ECDCTR_CONFIG",
+        default=default,
         help="TOML file to read first.",
     )
     @click.option("--run-dir", metavar="DIR", help="Same as --set run_dir=DIR.")
@@ -71,6 +78,8 @@ def configured(function: Callable[..., Any]) -> Callable[..., Any]:
         if bootstrap_servers is not None:
             flags.append(f"kafka.bootstrap_servers={bootstrap_servers}")
         loaded: Loaded[Config] = load(Config, config_path, None, flags)
-        return function(loaded, **kwargs)
+        again = [f"--config={config_path}"] if config_path is not None else []
+        again += [f"--set={flag}" for flag in flags]
+        return function(replace(loaded, arguments=tuple(again)), **kwargs)
 
     return wrapper

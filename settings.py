@@ -42,6 +42,8 @@ class Loaded(typing.Generic[S]):
 
     config: S
     origins: Mapping[str, str]
+    arguments: tuple[str, ...] = ()
+    """Command-line options that give another process of ours the same configuration."""
 
     def origin(self, key: str) -> str:
         return self.origins.get(key, "default")

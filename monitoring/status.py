@@ -108,6 +108,13 @@ class Observer:
         if self.follower is None and (follower := self._made_follower()) is not None:
             follower.start()
 
+    def finish_reading(self, timeout: float) -> QualityFollower | None:
+        """Stop following in the background, read what is left, and hand the follower over."""
+        if self.follower is not None:
+            self.follower.close()
+            wait_until_read(self.follower, timeout)
+        return self.follower
+
     def close(self) -> None:
         if self.follower is not None:
             self.follower.close()

@@ -1,0 +1,31 @@
+"""The demo's last words and its exit status."""
+
+import numpy as np
+import pytest
+
+from monitoring.metrics import Interval
+from monitoring.verdict import verdict
+from monitoring.window import measure
+
+
+def judge(low: float, high: float = 0.7, **more: int) -> tuple[list[str], bool]:
+    user = np.array([1, 1, 2, 2])
+    metrics = measure(user, np.array([0, 1, 1, 0]), np.array([0.1, 0.4, 0.3, 0.2], np.float32))
+    counts = {"written": 100, "learnt": 100, "repeated": 0, "batch": 8} | more
+    return verdict(metrics, Interval(low, high), 0.5, **counts)
+
+
+@pytest.mark.parametrize(
+    ("low", "beaten"), [(0.51, True), (0.5, False), (0.4, False), (float("nan"), False)]
+)
+def test_only_an_interval_above_the_floor_beats_it(low, beaten):
+    words, verdict_ = judge(low)
+    assert verdict_ is beaten
+    assert ("NOT" in words[-1]) is not beaten
+
+
+def test_what_was_not_learnt_is_said():
+    assert "100 of 100" in judge(0.6)[0][0] and "(" not in judge(0.6)[0][0]
+    assert "5 wait for a full batch" in judge(0.6, learnt=95)[0][0]
+    assert "50 not in the time" in judge(0.6, learnt=50)[0][0]
+    assert "7 predicted again" in judge(0.6, repeated=7)[0][0]
