@@ -85,7 +85,6 @@ class Learner:
         if self.device.type == "cpu":
             clear_rows_on_cpu(self.model)
         self.optimizer = _optimizer(self.model, config)
-        self._pipeline: TrainPipelineSparseDist | None = None
 
     @property
     def device(self) -> torch.device:
@@ -111,23 +110,37 @@ class Learner:
         self.steps_done += 1
         return self._result(batch.rows, loss_now, probability_B)
 
-    def steps(self, batches: Iterable[ModelBatch]) -> Iterator[tuple[np.ndarray, float]]:
-        """`step` over ``batches``, in order; on GPUs the next ones travel while one is learnt."""
-        if self.device.type == "cpu":
+    def steps(
+        self, batches: Iterable[ModelBatch], pipelined: bool | None = None
+    ) -> Iterator[tuple[np.ndarray, float]]:
+        """`step` over ``batches``, in order, with the same results.
+
+        ``pipelined`` (default: on GPUs): the next batches are copied to the device and
+        their ids exchanged between ranks while one is learnt, so up to three are taken
+        from ``batches`` ahead of the results; call nothing else until it is exhausted
+        or closed.
+        """
+        if pipelined is None:
+            pipelined = self.device.type == "cuda"
+        if not pipelined:
             yield from map(self.step, batches)
             return
         self.model.train()
         rows: deque[int] = deque()
         source = _noting_rows(batches, rows)
-        if self._pipeline is None:
-            self._pipeline = TrainPipelineSparseDist(self.model, self.optimizer, self.device)
-        while True:
-            try:
-                loss, probability_B = self._pipeline.progress(source)
-            except StopIteration:
-                return
-            self.steps_done += 1
-            yield self._result(rows.popleft(), loss, probability_B)
+        pipeline = TrainPipelineSparseDist(
+            self.model, self.optimizer, self.device, execute_all_batches=True
+        )
+        try:
+            while True:
+                try:
+                    loss, probability_B = pipeline.progress(source)
+                except StopIteration:
+                    return
+                self.steps_done += 1
+                yield self._result(rows.popleft(), loss, probability_B)
+        finally:
+            pipeline.detach()
 
     @torch.no_grad()
     def predict(self, batch: ModelBatch) -> np.ndarray:

@@ -83,10 +83,16 @@ def test_the_loss_curve_is_the_golden_one(uninterrupted):
     np.testing.assert_allclose(losses, json.loads(GOLDEN.read_text()), rtol=1e-3)
 
 
-def test_steps_give_what_step_gives(uninterrupted):
+@pytest.mark.parametrize("pipelined", [False, True])
+def test_steps_give_what_step_gives(uninterrupted, pipelined):
     learner = Learner(config(), SCHEMA)
-    results = learner.steps(learner.to_batch(rows) for rows in STREAM[:3])
-    assert [(p.tolist(), loss) for p, loss in results] == uninterrupted["results"][:3]
+    batches = [learner.to_batch(rows) for rows in STREAM]
+    results = learn(learner, STREAM[:1])
+    for chunk in (batches[1:6], batches[6:9]):
+        results += [(p.tolist(), loss) for p, loss in learner.steps(chunk, pipelined)]
+    results += learn(learner, STREAM[9:11])
+    assert results == uninterrupted["results"][:11]
+    assert learner.steps_done == 11
 
 
 def test_what_is_published_is_what_would_have_been_served():
