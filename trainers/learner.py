@@ -13,29 +13,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import torch
 import torch.distributed as dist
 from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.distributed.planner import Topology
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.distributed.types import ShardingEnv
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from embeddings.cpu_collision import clear_rows_on_cpu
-from embeddings.tables import (
-    bind_vocabularies,
-    planner,
-    require_buckets_divide,
-    sharders,
-    table_specs,
-)
+from embeddings.tables import bind_vocabularies, sharders
 from embeddings.vocabulary import ManagedIds
 from streaming.impressions import ImpressionSchema
 from trainers.distributed import Place, join
 from trainers.features import ModelBatch, to_model_batch
 from trainers.model import TrainTask
+from trainers.planning import Machine, sharding_plan
 from trainers.settings import LevelConfig
 from trainers.state import (
     Hidden,
@@ -72,8 +67,8 @@ class Learner:
     embeddings are exchanged within them.
 
     Raises:
-        UserError: the device that was asked for is not there, or the number of ranks
-            does not divide ``id_buckets``.
+        UserError: the device that was asked for is not there, the tables do not fit the
+            machine, or the number of ranks does not divide ``id_buckets``.
     """
 
     def __init__(self, config: LevelConfig, schema: ImpressionSchema) -> None:
@@ -215,7 +210,6 @@ def _sharded(
     config: LevelConfig, schema: ImpressionSchema, place: Place
 ) -> DistributedModelParallel:
     kind = place.device.type
-    require_buckets_divide(config.model, place.world_size)
     # Dense weights come from the seed, on every rank the same; tables need no generator.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -223,33 +217,28 @@ def _sharded(
             schema, config.model, torch.device("cpu"), place.world_size, torch.device("meta")
         )
     task.dense.to(place.device)
-    topology = Topology(
-        world_size=place.world_size,
-        local_world_size=place.local_world_size,
-        compute_device=kind,
-        **_memory(kind),
-    )
-    plan = planner(
-        table_specs(schema, config.model), topology, config.batch_size // place.world_size
-    ).collective_plan(task, sharders(kind, config.optimizer), dist.GroupMember.WORLD)
     group = dist.GroupMember.WORLD
     assert group is not None
-    # One rank has nobody to average with, and DDP would cost it a copy of every gradient.
     return DistributedModelParallel(
         task,
         env=ShardingEnv.from_process_group(group),
         device=place.device,
-        plan=plan,
+        plan=sharding_plan(task, config, schema, _machine(place), group),
         sharders=sharders(kind, config.optimizer),
+        # One rank has nobody to average with; DDP would cost it a copy of every gradient.
         init_data_parallel=place.world_size > 1,
     )
 
 
-def _memory(kind: str) -> dict[str, int]:
-    """What the planner may fill: a GPU's own memory, all of it."""
-    if kind != "cuda":
-        return {}
-    return {"hbm_cap": torch.cuda.get_device_properties(0).total_memory}
+def _machine(place: Place) -> Machine:
+    on_gpu = place.device.type == "cuda"
+    return Machine(
+        device=place.device.type,
+        ranks=place.world_size,
+        device_bytes=torch.cuda.get_device_properties(0).total_memory if on_gpu else 0,
+        host_bytes=psutil.virtual_memory().total,
+        ranks_a_host=place.local_world_size,
+    )
 
 
 def _optimizer(model: DistributedModelParallel, config: LevelConfig) -> CombinedOptimizer:

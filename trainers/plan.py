@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from trainers.planning import Plan
 
 GIB = 1024**3
+GPUS_A_HOST = 8
 
 
 @click.command("plan")
@@ -42,9 +43,11 @@ def command(
 
     hush()
     host = psutil.virtual_memory().total if host_memory_gib is None else host_memory_gib * GIB
+    count = gpus if device == "cuda" else ranks
     machine = Machine(
         device=device,
-        ranks=gpus if device == "cuda" else ranks,
+        ranks=count,
+        ranks_a_host=min(count, GPUS_A_HOST) if device == "cuda" else count,
         device_bytes=int(gpu_memory_gib * GIB) if device == "cuda" else 0,
         host_bytes=int(host),
     )

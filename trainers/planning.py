@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.planner import Topology
 from torchrec.distributed.planner.types import PlannerError
-from torchrec.distributed.types import ParameterSharding
+from torchrec.distributed.types import ParameterSharding, ShardingPlan
 
 from embeddings.tables import (
     CACHED_SHARE,
@@ -26,7 +27,6 @@ from trainers.model import TrainTask
 from trainers.settings import LevelConfig
 
 GIB = 1024**3
-GPUS_A_HOST = 8
 WEIGHT_BYTES = 4
 MOMENTUM_BYTES = 4
 """Row-wise Adagrad keeps one number a row."""
@@ -42,10 +42,7 @@ class Machine:
     ranks: int
     device_bytes: int  # of each GPU; 0 on cpu
     host_bytes: int  # of each host
-
-    @property
-    def ranks_a_host(self) -> int:
-        return min(self.ranks, GPUS_A_HOST) if self.device == "cuda" else self.ranks
+    ranks_a_host: int
 
     @property
     def host_bytes_a_rank(self) -> int:
@@ -87,27 +84,45 @@ class Plan:
 
 
 def plan_tables(config: LevelConfig, schema: ImpressionSchema, machine: Machine) -> Plan:
-    """Run TorchRec's planner for ``machine``.
+    """What :func:`sharding_plan` says for ``machine``, in bytes.
 
     Raises:
         UserError: the tables do not fit, with what they need and what there is.
     """
+    with torch.random.fork_rng(devices=[]):
+        task = TrainTask(
+            schema, config.model, torch.device("cpu"), table_device=torch.device("meta")
+        )
+    plan = sharding_plan(task, config, schema, machine)
+    placed = {name: where for module in plan.plan.values() for name, where in _items(module)}
+    specs = table_specs(schema, config.model)
+    return Plan(machine, tuple(_table(spec, placed[spec.name], machine) for spec in specs))
+
+
+def sharding_plan(
+    task: TrainTask,
+    config: LevelConfig,
+    schema: ImpressionSchema,
+    machine: Machine,
+    group: dist.ProcessGroup | None = None,
+) -> ShardingPlan:
+    """Run TorchRec's planner for ``machine``; with a ``group``, all its ranks get rank 0's plan.
+
+    Raises:
+        UserError: the tables do not fit, or the ranks do not divide ``id_buckets``.
+    """
     require_buckets_divide(config.model, machine.ranks)
     specs = table_specs(schema, config.model)
-    meta = torch.device("meta")
-    with torch.random.fork_rng(devices=[]):
-        task = TrainTask(schema, config.model, torch.device("cpu"), 1, meta)
-    vocabularies = sum(map(vocabulary_bytes, specs))
-    topology = _topology(machine, vocabularies // machine.ranks)
+    topology = _topology(machine, sum(map(vocabulary_bytes, specs)) // machine.ranks)
     batch_size = max(1, config.batch_size // machine.ranks)
+    chosen = planner(specs, topology, batch_size)
+    kinds = sharders(machine.device, config.optimizer)
     try:
-        plan = planner(specs, topology, batch_size).plan(
-            task, sharders(machine.device, config.optimizer)
-        )
+        if group is None:
+            return chosen.plan(task, kinds)
+        return chosen.collective_plan(task, kinds, group)
     except PlannerError as error:
         raise UserError(_refusal(specs, machine)) from error
-    placed = {name: where for module in plan.plan.values() for name, where in _items(module)}
-    return Plan(machine, tuple(_table(spec, placed[spec.name], machine) for spec in specs))
 
 
 def _items(module: Any) -> list[tuple[str, ParameterSharding]]:

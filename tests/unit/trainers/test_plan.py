@@ -21,7 +21,7 @@ SCHEMA = ImpressionSchema()
 
 
 def gpus(count: int, gpu_gib: float = 80, host_gib: float = 1024) -> Machine:
-    return Machine("cuda", count, int(gpu_gib * GIB), int(host_gib * GIB))
+    return Machine("cuda", count, int(gpu_gib * GIB), int(host_gib * GIB), min(count, 8))
 
 
 def tables_of(plan: Plan) -> dict:
@@ -61,7 +61,7 @@ def test_a_table_larger_than_a_gpu_is_cached_from_host_memory():
     [
         (gpus(1, gpu_gib=16, host_gib=16), r"need 59.2 GiB .*'user_id', 52.2 GiB .* 13.6 GiB"),
         (gpus(1, gpu_gib=4), r"need 59.2 GiB .*at least 17.0 GiB of it on GPUs.* 3.4 GiB to give"),
-        (Machine("cpu", 2, 0, 16 * GIB), r"need 59.2 GiB .*this host has 13.6 GiB to give"),
+        (Machine("cpu", 2, 0, 16 * GIB, 2), r"need 59.2 GiB .*this host has 13.6 GiB to give"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_numbers_and_ways_out(machine, numbers):
@@ -72,7 +72,7 @@ def test_what_does_not_fit_is_refused_with_the_numbers_and_ways_out(machine, num
 
 
 def test_on_cpu_managed_tables_are_cut_and_the_others_kept_whole():
-    plan = plan_tables(LevelConfig(), SCHEMA, Machine("cpu", 2, 0, 16 * GIB))
+    plan = plan_tables(LevelConfig(), SCHEMA, Machine("cpu", 2, 0, 16 * GIB, 2))
     for table in plan.tables:
         expected = ("row_wise", 2) if table.name in MANAGED else ("table_wise", 1)
         assert (table.sharding, len(table.device_bytes)) == expected
