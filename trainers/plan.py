@@ -18,7 +18,13 @@ GPUS_A_HOST = 8
 
 
 @click.command("plan")
-@click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda", show_default=True)
+@click.option(
+    "--device",
+    type=click.Choice(["cuda", "cpu"]),
+    default="cuda",
+    show_default=True,
+    help="What ranks run on.",
+)
 @click.option("--gpus", type=click.IntRange(1), default=1, show_default=True, help="GPUs in all.")
 @click.option(
     "--gpu-memory-gib", type=click.FloatRange(1), default=80.0, show_default=True, help="Of each."
