@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -17,7 +18,7 @@ from rich.live import Live
 from config import Config, configured
 from errors import UserError
 from monitoring.processes import running
-from monitoring.snapshot import FLOOR, Snapshot
+from monitoring.snapshot import FLOOR, ProcessState, Snapshot
 from monitoring.status import Observer
 from monitoring.verdict import verdict
 from monitoring.view import View, line
@@ -151,12 +152,25 @@ class Demo:
         while not self.stopping.is_set() and time.monotonic() < deadline:
             self._tend()
             observer.follow()
-            snapshot = observer.snapshot(self._current_message())
-            show(snapshot)
+            show(self._with_children(observer.snapshot(self._current_message())))
             if self.market.done and self._all_learnt(observer):
                 break
             self.stopping.wait(0.5)
         return not self.stopping.is_set()
+
+    def _with_children(self, snapshot: Snapshot) -> Snapshot:
+        """Children that did not register, or not yet: Kafka, and who still imports."""
+        known = {process.name for process in snapshot.processes}
+        more = [self._state(child) for child in self.children if child.name not in known]
+        return replace(snapshot, processes=(*snapshot.processes, *filter(None, more)))
+
+    def _state(self, child: Child) -> ProcessState | None:
+        if child.process is None:
+            return None
+        state = "done" if child.done else "running" if child.running else "dead"
+        if state == "running" and child is not self.kafka:
+            state = "starting"
+        return ProcessState(child.name, state, time.monotonic() - child.started_at)
 
     def _tend(self) -> None:
         for child in self.children:
