@@ -130,12 +130,12 @@ def _items(module: Any) -> list[tuple[str, ParameterSharding]]:
 
 
 def _topology(machine: Machine, taken: int) -> Topology:
-    on_gpu = machine.device == "cuda"
-    if on_gpu:
-        caps = {"hbm_cap": max(0, machine.device_bytes - taken)}
+    # Not zero, which would stand for the planner's own idea of a machine.
+    if machine.device == "cuda":
+        caps = {"hbm_cap": max(1, machine.device_bytes - taken)}
         caps["ddr_cap"] = machine.host_bytes_a_rank
     else:
-        caps = {"ddr_cap": max(0, machine.host_bytes_a_rank - taken)}
+        caps = {"ddr_cap": max(1, machine.host_bytes_a_rank - taken)}
     return Topology(
         world_size=machine.ranks,
         local_world_size=machine.ranks_a_host,
