@@ -74,6 +74,8 @@ class Learner:
     def __init__(self, config: LevelConfig, schema: ImpressionSchema) -> None:
         self.config, self.schema = config, schema
         self.place = join(config.device)
+        if config.threads:
+            torch.set_num_threads(config.threads)
         self.steps_done = 0
         self.model = _sharded(config, schema, self.place)
         self.vocabularies: dict[str, ManagedIds] = bind_vocabularies(self.model)

@@ -67,6 +67,9 @@ class LevelConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: cuda when there is one."""
+    threads: int = Field(0, ge=0)
+    """Threads of one rank's arithmetic on a CPU; 0: PyTorch's own choice. One is best where
+    other processes want the cores too: threads that wait for each other then wait long."""
     seed: int = 0
     """Of every initialisation."""
     metrics_window: int = Field(50_000, ge=1_000)
