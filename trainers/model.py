@@ -72,7 +72,11 @@ class Dense(nn.Module):
             else None
         )
         widths = (inputs, *config.hidden)
-        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in itertools.pairwise(widths))
+        # BatchNorm takes a bias out again: its gradient would be rounding noise, which Adam
+        # blows up to full steps.
+        self.layers = nn.ModuleList(
+            nn.Linear(i, o, bias=not config.batch_norm) for i, o in itertools.pairwise(widths)
+        )
         self.norms = nn.ModuleList(
             BatchNorm(width, config.batch_norm_momentum, world_size)
             for width in (config.hidden if config.batch_norm else ())

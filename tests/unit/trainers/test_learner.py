@@ -1,5 +1,6 @@
 import json
 import math
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -213,6 +214,11 @@ def test_a_gpu_that_is_not_there_is_refused_with_a_way_out():
 
 
 def test_a_full_disk_is_an_error(tmp_path):
-    learner = Learner(config(), SCHEMA)
-    with pytest.raises(OSError):
-        write_state(learner.snapshot(), tmp_path / "missing" / "\0")
+    snapshot = Learner(config(), SCHEMA).snapshot()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # writes beyond it fail
+    try:
+        with pytest.raises(OSError, match="could not write the state"):
+            write_state(snapshot, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

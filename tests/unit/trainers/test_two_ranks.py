@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from synthetic_stream import SCHEMA, impressions
+from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from embeddings.ids import gather
 from trainers.learner import Learner, write_state
@@ -38,6 +39,15 @@ def vocabulary_of(learner: Learner) -> dict[str, list[int]]:
     return ids
 
 
+def optimizer_of(learner: Learner) -> dict[str, torch.Tensor]:
+    """Optimizer state of what keeps its rows; weights would hide a gradient's wrong scale."""
+    return {
+        name: (t.local_shards()[0].tensor if isinstance(t, ShardedTensor) else t).clone()
+        for name, t in learner.state().items()
+        if name.startswith(("optimizer.dense", "optimizer.hashed"))
+    }
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """The same stream on one rank, with a checkpoint on the way."""
@@ -52,7 +62,14 @@ def alone(tmp_path_factory):
             ids = vocabulary_of(learner)
         losses.append(learner.step(learner.to_batch(rows))[1])
     after = learner.predict(learner.to_batch(PROBE))
-    return {"folder": folder, "losses": losses, "before": before, "after": after, "ids": ids}
+    return {
+        "folder": folder,
+        "losses": losses,
+        "before": before,
+        "after": after,
+        "ids": ids,
+        "optimizer": optimizer_of(learner),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -117,4 +134,8 @@ def test_two_ranks_checkpoint_predicts_the_same_on_one(alone, pair, name):
     after = learner.predict(learner.to_batch(PROBE))
     np.testing.assert_allclose(after, pair[0][f"{name}_after"], rtol=1e-5)
     np.testing.assert_allclose(after, alone["after"], rtol=2e-3)
-    assert torch.is_grad_enabled()
+    state = optimizer_of(learner)
+    assert state.keys() == alone["optimizer"].keys()
+    for key, expected in alone["optimizer"].items():
+        difference = (state[key] - expected).norm()
+        assert difference <= 0.02 * expected.norm() + 1e-9, key
