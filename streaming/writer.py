@@ -74,6 +74,11 @@ class RecordWriter:
     ) -> None:
         """Hand a record over; waits while the buffer is full or the topic's partitions unknown.
 
+        ``timestamp_ms``, default now, is more than a label: Kafka ages records by it, and
+        after a crash a broker forgets writers whose last record is older than its
+        `producer.id.expiration.ms` (24 hours). A batch that was under way when the broker
+        crashed may then be written twice.
+
         Raises:
             KafkaWriteError: too large, the topic does not exist, or :meth:`interrupt`.
         """

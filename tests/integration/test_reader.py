@@ -115,7 +115,10 @@ def test_kafka_killed_under_readers_and_writers(mortal, mortal_topics):
         RecordWriter(mortal.config) as writer,
         read(mortal.config, topic, until_end=False, config=patient) as reader,
     ):
-        sender = threading.Thread(target=write_log, args=(writer, topic, 0, 10_000, 2))
+        # Event times long past as timestamps would void the broker's memory of the writer.
+        sender = threading.Thread(
+            target=write_log, args=(writer, topic, 0, 10_000, 2), kwargs={"as_of_now": True}
+        )
         sender.start()
         found = drain(reader, batches=3)
         assert sender.is_alive() or writer.pending_bytes
@@ -137,14 +140,16 @@ def test_while_kafka_is_away(mortal, mortal_topics):
     topic = mortal_topics.ad
     waiting = RecordWriter(mortal.config, max_pending_bytes=20_000)
     stopped = RecordWriter(mortal.config)
-    first = write_log(waiting, topic, 0, records=20, rows=5)
+    first = write_log(waiting, topic, 0, records=20, rows=5, as_of_now=True)
     stopped.send(topic, encode(impressions([999])), partition=3)
     stopped.flush(10)
     reader = read(mortal.config, topic, until_end=False, config=PROMPT)
     drain(reader, batches=1)
     mortal.kill()
     try:
-        sender = threading.Thread(target=write_log, args=(waiting, topic, first, 100, 5))
+        sender = threading.Thread(
+            target=write_log, args=(waiting, topic, first, 100, 5), kwargs={"as_of_now": True}
+        )
         sender.start()
         eventually(lambda: waiting.pending_bytes > 19_000, 10, "a full buffer")
         with pytest.raises(KafkaWriteError, match="not acknowledged by Kafka after 0.2 s"):

@@ -50,14 +50,25 @@ def impressions(ids: Iterable[int], spacing_ms: int = 10) -> pa.RecordBatch:
 
 
 def write_log(
-    writer: RecordWriter, topic: str, first_id: int, records: int, rows: int, partitions: int = 4
+    writer: RecordWriter,
+    topic: str,
+    first_id: int,
+    records: int,
+    rows: int,
+    partitions: int = 4,
+    *,
+    as_of_now: bool = False,
 ) -> int:
-    """``records`` records of ``rows`` impressions, partitions taking turns; the next free id."""
+    """``records`` records of ``rows`` impressions, partitions taking turns; the next free id.
+
+    Kafka's timestamps are the event times, or the wall clock with ``as_of_now``.
+    """
     for i in range(records):
         start = first_id + i * rows
         value = encode(impressions(range(start, start + rows)))
         partition = (i * 7 + i // 5) % partitions
-        writer.send(topic, value, partition=partition, timestamp_ms=START_MS + 10 * start)
+        timestamp_ms = None if as_of_now else START_MS + 10 * start
+        writer.send(topic, value, partition=partition, timestamp_ms=timestamp_ms)
     writer.flush(30)
     return first_id + records * rows
 
