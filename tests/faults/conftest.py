@@ -1,0 +1,127 @@
+"""A broker that may be killed, a bounded log on it, and what an undisturbed trainer makes of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from log_support import START_MS
+from trainer_support import (
+    BATCH,
+    Home,
+    Nursery,
+    Predictions,
+    fresh_topics,
+    predictions_of,
+    wait_until,
+    write_impressions,
+)
+
+from streaming.connection import KafkaConfig
+from streaming.embedded_kafka import EmbeddedKafka
+from streaming.topic_admin import create_topics
+from streaming.topics import TopicsConfig
+from streaming.writer import RecordWriter
+
+IMPRESSIONS = 120 * BATCH + 20  # the last batch is a short one
+BAD_RECORDS = 12
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    nursery = Nursery()
+    yield nursery
+    nursery.close()
+
+
+@pytest.fixture(scope="session")
+def mortal_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
+    """A broker that may be killed by those who bring it back."""
+    with EmbeddedKafka(tmp_path_factory.mktemp("mortal-kafka")) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def log_topics(nursery: Nursery, mortal_kafka: EmbeddedKafka) -> TopicsConfig:
+    """A bounded log of good impressions, with a bad record here and there."""
+    topics = fresh_topics()
+    create_topics(mortal_kafka.config, topics, levels=("actr",))
+    rng = np.random.default_rng(7)
+    with RecordWriter(mortal_kafka.config) as writer:
+        at = 0
+        for share in np.diff(np.linspace(0, IMPRESSIONS, BAD_RECORDS + 1).astype(int)).tolist():
+            at = write_impressions(writer, topics.ad, at, share)
+            writer.send(
+                topics.ad,
+                rng.bytes(60),
+                partition=int(rng.integers(topics.partitions)),
+                timestamp_ms=START_MS,
+            )
+        writer.flush(60)
+    return topics
+
+
+MakeHome = Callable[..., Home]
+
+
+@pytest.fixture
+def make_home(
+    nursery: Nursery, mortal_kafka: EmbeddedKafka, log_topics: TopicsConfig, tmp_path: Path
+) -> MakeHome:
+    """A trainer's home over the bounded log."""
+
+    def make(name: str = "run", **more: str) -> Home:
+        topics = fresh_topics(log_topics)
+        return Home(nursery, mortal_kafka.config, topics, tmp_path / name, **more)
+
+    return make
+
+
+@pytest.fixture
+def own_topics(kafka: KafkaConfig) -> TopicsConfig:
+    """Topics, created and empty, for a log of the test's own on the session's broker."""
+    topics = fresh_topics()
+    create_topics(kafka, topics, levels=("actr",))
+    return topics
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A trainer that went through the bounded log in one go."""
+
+    home: Home
+    predictions: Predictions
+    start_seconds: float  # from its fork to its first checkpoint
+    cycle_seconds: float  # from one checkpoint to the next
+
+
+@pytest.fixture(scope="session")
+def undisturbed(
+    nursery: Nursery,
+    mortal_kafka: EmbeddedKafka,
+    log_topics: TopicsConfig,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Undisturbed:
+    home = Home(
+        nursery,
+        mortal_kafka.config,
+        fresh_topics(log_topics),
+        tmp_path_factory.mktemp("undisturbed"),
+    )
+    nursery.wait()
+    forked = time.monotonic()
+    life = home.live()
+    wait_until(home.reached, 60, "a first checkpoint")
+    first, at = time.monotonic(), home.reached()
+    assert life.end(120) == 0, life.said()
+    cycles = (home.reached() - at) / 3
+    return Undisturbed(
+        home,
+        predictions_of(home.kafka, home.topics),
+        start_seconds=first - forked,
+        cycle_seconds=(time.monotonic() - first) / cycles,
+    )

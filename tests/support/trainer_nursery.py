@@ -1,0 +1,94 @@
+"""Forks trainers that have TorchRec imported already: a life costs a second, not ten.
+
+Started by `trainer_support.Nursery`. It imports everything that `ecdctr train` does and
+then runs nothing itself, so that a fork of it is as good as a fresh interpreter: no
+tensor was ever made, no process group joined, no Python thread started. A fork runs the
+command line for real, in a process of its own that may be killed for real. One line of
+JSON in and one out, on standard input and output:
+
+    {"arguments": [...], "output": path, "environ": {...}}      {"pid": 123}
+    {"poll": 123}                                               {"status": null | -9 | 0 ...}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+
+
+def serve() -> None:
+    ended: dict[int, int] = {}
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "poll" in request:
+            answer: dict[str, Any] = {"status": _poll(request["poll"], ended)}
+        else:
+            answer = {"pid": _fork(request)}
+        print(json.dumps(answer), flush=True)
+
+
+def _poll(child: int, ended: dict[int, int]) -> int | None:
+    if child not in ended:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            ended[child] = os.waitstatus_to_exitcode(status)
+    return ended.get(child)
+
+
+def _fork(request: dict[str, Any]) -> int:
+    assert threading.active_count() == 1
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        _become(request)
+        status = _run(request["arguments"])
+    finally:
+        with contextlib.suppress(BaseException):
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def _become(request: dict[str, Any]) -> None:
+    """Cut the ties to the nursery, but die with it."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.setsid()
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for descriptor, ours in ((0, nothing), (1, output), (2, output)):
+        os.dup2(ours, descriptor)
+    os.environ.update(request["environ"])
+
+
+def _run(arguments: list[str]) -> int:
+    import cli
+
+    sys.argv = ["ecdctr", *arguments]
+    try:
+        cli.main()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    import trainers.process
+    import trainers.train
+
+    assert trainers.process and trainers.train
+    print(json.dumps({"ready": os.getpid()}), flush=True)
+    serve()
