@@ -12,6 +12,19 @@ SUPERVISED = "ECDCTR_SUPERVISED"
 """Set by a supervisor that holds the other end of our standard input."""
 
 
+def end_at_once() -> None:
+    """Let SIGINT and SIGTERM end the process with status 0, until `stop_event` is called.
+
+    For a start that takes long and holds nothing yet that must be left in order.
+    """
+
+    def on_signal(_signum: int, _frame: FrameType | None) -> None:
+        os._exit(0)
+
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGTERM, on_signal)
+
+
 def stop_event() -> threading.Event:
     """An event that SIGINT and SIGTERM set; a second signal ends the process at once.
 

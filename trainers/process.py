@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
+import re
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ from shutdown import stop_event
 from streaming.connection import KafkaConfig
 from streaming.dead_letters import DeadLetter
 from streaming.impressions import Batch
-from streaming.kafka_clients import resolve
+from streaming.kafka_clients import consumer, one_line, resolve
 from streaming.reader import LogReader
 from streaming.topic_admin import create_topics
 from streaming.writer import RecordWriter
@@ -33,6 +36,7 @@ from trainers.checkpoint import (
     Progress,
     require_same_shape,
 )
+from trainers.features import ModelBatch
 from trainers.learner import Learner
 from trainers.levels import Level
 from trainers.levels import level as find_level
@@ -48,6 +52,9 @@ log = logging.getLogger(__name__)
 PATIENCE_SECONDS = 20.0
 """How long a trainer that was told to stop waits for Kafka to take what it published."""
 
+# What collectives raise when another rank has ended, by gloo and by NCCL.
+_LOST_PEER = re.compile(r"gloo|peer|[Ss]ocket|NCCL|Timed out")
+
 
 def train(config: Config, name: str, *, until_end: bool = False) -> Progress:
     """Run a level until it is told to stop or, with ``until_end``, until the log ends.
@@ -55,11 +62,10 @@ def train(config: Config, name: str, *, until_end: bool = False) -> Progress:
     Raises:
         UserError: whatever the person at the terminal can put right.
     """
-    stopping = stop_event()
     kafka = resolve(config.kafka, config.run_dir)
     create_topics(kafka, config.topics)
     with contextlib.ExitStack() as stack:
-        trainer = Trainer(config, find_level(name, config), kafka, stopping, until_end, stack)
+        trainer = Trainer(config, find_level(name, config), kafka, until_end, stack)
         progress = trainer.run()
     if (failed := trainer.failed) is not None:
         raise UserError(
@@ -77,13 +83,11 @@ class Trainer:
         config: Config,
         level: Level,
         kafka: KafkaConfig,
-        stopping: threading.Event,
         until_end: bool,
         stack: contextlib.ExitStack,
     ) -> None:
         self.level, self.schema = level, config.impressions
-        self.until_end, self.stopping = until_end, stopping
-        self.topics = config.topics
+        self.until_end, self.topics = until_end, config.topics
         self.learner = Learner(level.config, config.impressions)
         place = self.learner.place
         self.ranks = Ranks(place.rank, place.world_size)
@@ -93,8 +97,10 @@ class Trainer:
             config.run_dir / "checkpoints" / level.name, level.config.checkpoint.keep
         )
         self.window = Window(level.config.metrics_window)
-        self.resumed, self.progress = self._resume()
+        self.resumed, self.progress = self._resume(kafka, stack)
         self.writer = stack.enter_context(RecordWriter(kafka))
+        # Up to here a signal ends the process at once; from here on there is order to keep.
+        self.stopping = stop_event()
         stack.callback(self._give_up_writing().set)
         self.publisher = Publisher(self.writer, level, self.schema)
         self.saver = Saver(self.store, self.ranks, self.writer.flush, self._saved)
@@ -106,15 +112,11 @@ class Trainer:
 
     # -- putting together ---------------------------------------------------------------
 
-    def _resume(self) -> tuple[Checkpoint | None, Progress]:
+    def _resume(
+        self, kafka: KafkaConfig, stack: contextlib.ExitStack
+    ) -> tuple[Checkpoint | None, Progress]:
         """Rank 0 chooses the checkpoint, all ranks load it."""
-        found = None
-        if self.ranks.rank == 0:
-            self.store.prepare()
-            found = self.store.latest()
-            if found is not None:
-                require_same_shape(found, self.shape)
-        found = self.ranks.gather(found)[0]
+        found = self._chosen(kafka, stack)
         if found is None:
             return None, Progress(
                 topic=self.level.topic, shape=self.shape, world_size=self.ranks.size
@@ -125,10 +127,36 @@ class Trainer:
         log.info("going on from %s, %d impressions", found.path, found.progress.impressions)
         return found, self._own_share(found.progress)
 
+    def _chosen(self, kafka: KafkaConfig, stack: contextlib.ExitStack) -> Checkpoint | None:
+        """What rank 0 found to go on from; what is wrong with it is raised on every rank."""
+        found, problem = None, None
+        if self.ranks.rank == 0:
+            try:
+                _require_partitions(kafka, self.level.topic, self.ranks.size)
+                _own(self.store, stack)
+                found = self.store.latest()
+                if found is not None:
+                    require_same_shape(found, self.shape)
+            except UserError as error:
+                problem = error
+        found, problem = self.ranks.gather((found, problem))[0]
+        if problem is not None:
+            raise problem
+        return found
+
     def _own_share(self, whole: Progress) -> Progress:
-        """A checkpoint sums the ranks' counts: only rank 0 goes on from the sum."""
-        impressions = whole.impressions if self.ranks.rank == 0 else 0
-        return replace(whole, impressions=impressions, world_size=self.ranks.size)
+        """This rank's part of what a checkpoint says of all ranks.
+
+        Counts are sums: only rank 0 goes on from them. Positions are of the partitions
+        that this rank reads: it must not answer for another's, which move on.
+        """
+        rank, size = self.ranks.rank, self.ranks.size
+        return replace(
+            whole,
+            impressions=whole.impressions if rank == 0 else 0,
+            positions={p: at for p, at in whole.positions.items() if p % size == rank},
+            world_size=size,
+        )
 
     def _reader(self, config: Config, kafka: KafkaConfig) -> LogReader:
         return LogReader(
@@ -172,12 +200,30 @@ class Trainer:
     # -- what the loop calls --------------------------------------------------------------
 
     def run(self) -> Progress:
-        if self.resumed is not None and self.ranks.rank == 0:
-            # A crash may have come between the rename and the announcement.
-            self.publisher.model(self.resumed, {})
+        """The loop, up to its end.
+
+        Raises:
+            UserError: the model diverged, the log cannot be read, or another rank is gone.
+        """
+        try:
+            if self.resumed is not None and self.ranks.rank == 0:
+                # A crash may have come between the rename and the announcement.
+                self.publisher.model(self.resumed, {})
+            return self._loop().run()
+        except RuntimeError as error:
+            if self.ranks.size == 1 or not _LOST_PEER.search(str(error)):
+                raise
+            raise UserError(
+                f"rank {self.ranks.rank} lost another rank ({one_line(error)[:80]}); "
+                "what ended that one is in its own output"
+            ) from error
+        finally:
+            self.stopping.set()  # a failure, too, waits only so long for Kafka
+
+    def _loop(self) -> Loop:
         return Loop(
             reader=self.reader,
-            step=self._step,
+            learn=self._learn,
             publish=self.publisher.predictions,
             watcher=self.observer,
             snapshot=self._snapshot,
@@ -187,12 +233,15 @@ class Trainer:
             ranks=self.ranks,
             stopping=self.stopping,
             wait_for_all=self.until_end,
-        ).run()
+        )
 
-    def _step(self, batch: Batch | None) -> tuple[np.ndarray, float]:
+    def _learn(self, batches: Iterator[Batch | None]) -> Iterator[tuple[np.ndarray, float]]:
+        return self.learner.steps(map(self._prepared, batches))
+
+    def _prepared(self, batch: Batch | None) -> ModelBatch:
         rows = self.schema.empty() if batch is None else batch.rows
         pad_to = self.rank_batch if self.ranks.size > 1 else None
-        return self.learner.step(self.learner.to_batch(rows, pad_to))
+        return self.learner.to_batch(rows, pad_to)
 
     def _bury(self, letter: DeadLetter) -> None:
         for value, headers in letter.records():
@@ -219,6 +268,35 @@ class Trainer:
             self.publisher.model(saved.checkpoint, self.observer.metrics())
 
 
+def _own(store: CheckpointStore, stack: contextlib.ExitStack) -> None:
+    """Keep every other trainer out of the checkpoints' folder, then clear it of leftovers."""
+    try:
+        store.directory.mkdir(parents=True, exist_ok=True)
+        lock = stack.enter_context((store.directory / ".lock").open("a"))
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        store.prepare()
+    except BlockingIOError:
+        raise UserError(
+            f"another trainer keeps its checkpoints in {store.directory}; "
+            "stop it, or take another --run-dir"
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"{store.directory} cannot hold checkpoints: {error.strerror}; take another --run-dir"
+        ) from error
+
+
+def _require_partitions(kafka: KafkaConfig, topic: str, ranks: int) -> None:
+    if ranks == 1:
+        return
+    with contextlib.closing(consumer(kafka)) as client:
+        found = len(client.partitions_for_topic(topic) or ())
+    if found < ranks:
+        raise UserError(
+            f"topic '{topic}' has {found} partitions, too few for {ranks} ranks: start fewer ranks"
+        )
+
+
 def _rank_batch(batch_size: int, ranks: int) -> int:
     if batch_size % ranks:
         raise UserError(f"batch_size = {batch_size} cannot be shared by {ranks} ranks evenly")
@@ -227,9 +305,15 @@ def _rank_batch(batch_size: int, ranks: int) -> int:
 
 def _shape(config: Config, level: Level) -> dict[str, Any]:
     """The settings that a state depends on, by their configuration keys."""
-    features = [f.model_dump(mode="json") for f in config.impressions.features]
+    key = "impressions.features"
+    features = {
+        f"{key}.{f.name}": f"{'multi ' * f.multi}{f.kind}"
+        + (f" in table {f.table_name}" if f.sparse else "")
+        for f in config.impressions.features
+    }
+    order = {key: [f.name for f in config.impressions.features]}
     model = flatten(level.config.model.model_dump(mode="json"), f"{level.name}.model.")
-    return {"impressions.features": features} | model
+    return order | features | model
 
 
 def _window_path(directory: Path, rank: int) -> Path:

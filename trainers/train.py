@@ -6,6 +6,7 @@ import click
 
 from config import Config, configured
 from settings import Loaded
+from shutdown import end_at_once
 
 
 @click.command("train")
@@ -23,6 +24,7 @@ def command(loaded: Loaded[Config], level: str, until_end: bool, device: str | N
     Ctrl-C or SIGTERM leaves a checkpoint and ends with status 0. Several ranks:
     torchrun --nproc-per-node 2 -m cli train actr.
     """
+    end_at_once()
     # TorchRec takes seconds to import: only now, when all else was found in order.
     from trainers.process import train
 
