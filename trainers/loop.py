@@ -1,6 +1,6 @@
 """The loop that every level runs: read → predict → learn → publish → checkpoint.
 
-Predicting comes before learning, for every impression; `Learner.step` does both
+Predicting comes before learning, for every impression; `Learner.steps` does both
 in one pass over the tables. What is published names its source, and a checkpoint
 says where the log goes on, so a restart repeats what the last checkpoint had not
 seen and nothing else.
@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Protocol
 
@@ -33,13 +34,14 @@ class Reader(Protocol):
     def next_batch(self, timeout: float) -> Batch | None: ...
 
 
-class Step(Protocol):
-    """One step of a model over one batch; None: an empty batch beside other ranks' full ones.
+class Learn(Protocol):
+    """Predicts and then learns batches, one result a batch, in order; None is an empty batch
+    beside other ranks' full ones. May take some batches ahead of their results.
 
-    Returns the probabilities [B] from before learning, and the loss.
+    A result is the probabilities [B] from before learning the batch, and the loss.
     """
 
-    def __call__(self, batch: Batch | None) -> tuple[np.ndarray, float]: ...
+    def __call__(self, batches: Iterator[Batch | None]) -> Iterator[tuple[np.ndarray, float]]: ...
 
 
 class Watcher(Protocol):
@@ -60,7 +62,7 @@ class Loop:
         self,
         *,
         reader: Reader,
-        step: Step,
+        learn: Learn,
         publish: Callable[[Batch, np.ndarray, int], None],
         watcher: Watcher,
         snapshot: Callable[[], Write],
@@ -74,14 +76,29 @@ class Loop:
         """``snapshot`` copies the state and returns what writes the copy; ``wait_for_all``
         makes a rank wait for its batch rather than join with an empty one, so that a
         bounded log gives the same batches every time."""
-        self.reader, self.step, self.publish, self.watcher = reader, step, publish, watcher
+        self.reader, self.learn, self.publish, self.watcher = reader, learn, publish, watcher
         self.snapshot, self.saver, self.every_batches = snapshot, saver, every_batches
         self.progress, self.ranks, self.stopping = progress, ranks, stopping
         self.wait_for_all = wait_for_all
         self._saved_step = progress.step
+        self._over = self._save_now = False
 
     def run(self) -> Progress:
         """Go on until told to stop or until the log ends; leave a checkpoint of the end."""
+        while not self._over:
+            under_way: deque[tuple[Batch | None, float]] = deque()
+            for probability_B, loss in self.learn(self._stretch(under_way)):
+                self._learnt(*under_way.popleft(), probability_B, loss)
+            if self._save_now and not self._over:
+                self._save()
+        self.saver.wait()
+        if self.progress.step > self._saved_step or not self._last_save_worked():
+            self._save()
+            self.saver.wait()
+        return self.progress
+
+    def _stretch(self, under_way: deque[tuple[Batch | None, float]]) -> Iterator[Batch | None]:
+        """Batches up to a checkpoint, or to a pause: then nothing must be under way."""
         while True:
             batch = self._read()
             turn = self.ranks.turn(
@@ -91,17 +108,17 @@ class Loop:
                 may_save=self.saver.idle,
             )
             if turn.learn:
-                self._learn(batch)
+                under_way.append((batch, time.perf_counter()))
+                yield batch
             self.watcher.turn()
-            if turn.stop:
-                break
-            if turn.may_save and self.progress.step - self._saved_step >= self.every_batches:
-                self._save()
-        self.saver.wait()
-        if self.progress.step > self._saved_step or not self._last_save_worked():
-            self._save()
-            self.saver.wait()
-        return self.progress
+            self._over = turn.stop
+            # What all ranks agreed on, not `saver.idle`: all of them must save, or none.
+            self._save_now = turn.may_save and self._due(self.progress.step + len(under_way))
+            if turn.stop or self._save_now or not turn.learn:
+                return
+
+    def _due(self, step: int) -> bool:
+        return step - self._saved_step >= self.every_batches
 
     def _read(self) -> Batch | None:
         while True:
@@ -110,9 +127,9 @@ class Loop:
             if batch is not None or over or not self.wait_for_all:
                 return batch
 
-    def _learn(self, batch: Batch | None) -> None:
-        started = time.perf_counter()
-        probability_B, loss = self.step(batch)
+    def _learnt(
+        self, batch: Batch | None, started: float, probability_B: np.ndarray, loss: float
+    ) -> None:
         if not math.isfinite(loss):
             raise UserError(
                 f"the loss of batch {self.progress.step + 1} is {loss}: the model diverged; "

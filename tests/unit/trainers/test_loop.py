@@ -1,5 +1,6 @@
 """The loop over a pretend model whose state is a running sum: nothing lost, nothing twice."""
 
+import itertools
 import json
 import threading
 
@@ -50,11 +51,13 @@ class Listed:
 class World:
     """One pretend trainer's life on top of a folder that outlives it."""
 
-    def __init__(self, folder, items, *, every=3, stop_after=None, broken_disk=(), diverge_at=None):
+    def __init__(
+        self, folder, items, *, every=3, stop_after=None, broken_disk=(), diverge_at=None, ahead=1
+    ):
         self.store = CheckpointStore(folder, keep=2)
         self.store.prepare()
         found = self.store.latest()
-        self.diverge_at = diverge_at
+        self.diverge_at, self.ahead = diverge_at, ahead
         self.sum, progress = 0, Progress(topic="t")
         if found is not None:
             progress = found.progress
@@ -66,7 +69,7 @@ class World:
         done = progress.positions.get(0, Position(0)).offset // SIZE
         self.loop = Loop(
             reader=Listed(items[done:], stopping, stop_after),
-            step=self.step,
+            learn=self.learn,
             publish=lambda batch, p, version: self.events.append(("publish", version)),
             watcher=self,
             snapshot=self.snapshot,
@@ -88,6 +91,14 @@ class World:
 
     def durable(self):
         self.events.append(("durable",))
+
+    def learn(self, batches):
+        """Like a pipeline: takes up to ``ahead`` batches before the first result."""
+        batches = iter(batches)
+        waiting = list(itertools.islice(batches, self.ahead))
+        while waiting:
+            yield self.step(waiting.pop(0))
+            waiting += itertools.islice(batches, 1)
 
     def step(self, batch):
         self.sum += sum(batch.rows["x"].to_pylist())
@@ -126,9 +137,10 @@ def test_what_was_published_is_durable_before_a_checkpoint_is_current(tmp_path):
     assert world.events[-1] == ("durable",) and world.saved[-1].checkpoint is not None
 
 
+@pytest.mark.parametrize("ahead", [1, 3])
 @pytest.mark.parametrize("stop_after", range(1, 9))
-def test_stopping_anywhere_and_going_on_learns_each_batch_once(tmp_path, stop_after):
-    World(tmp_path, batches(8), stop_after=stop_after).run()
+def test_stopping_anywhere_and_going_on_learns_each_batch_once(tmp_path, stop_after, ahead):
+    World(tmp_path, batches(8), stop_after=stop_after, ahead=ahead).run()
     world = World(tmp_path, batches(8))
     assert world.loop.progress.step == stop_after
     world.run()
@@ -148,6 +160,16 @@ def test_a_failed_last_checkpoint_is_tried_once_more(tmp_path):
     world.run()
     assert world.saved[-1].error is not None
     assert len(world.saved) == 2 and world.store.latest() is None
+
+
+def test_a_checkpoint_holds_what_was_learnt_also_when_batches_are_taken_ahead(tmp_path):
+    world = World(tmp_path, batches(8), every=3, ahead=3)
+    world.store.keep = 9
+    world.run()
+    for saved in world.saved:
+        value = json.loads((saved.checkpoint.path / "sum.json").read_text())
+        assert value == sum(range(saved.progress.step * SIZE))
+        assert saved.progress.positions == {0: Position(saved.progress.step * SIZE)}
 
 
 def test_nothing_new_writes_nothing(tmp_path):
