@@ -12,13 +12,17 @@ ago. This module changes four things about it:
 * A new row's vector is a function of the id alone (:class:`IdInit`), not of a
   random generator: the same on any number of ranks, and after any restart.
 * What it keeps outside its state dict can be saved and restored.
+* An id that has a row is counted where it stands, at once; only the others go into
+  the interval's history, which makes a round a fraction of the work. One look-up
+  serves both for this and for finding rows.
 
-Legend: V values in all bags, L bags, N rows of a table, D its width.
+Legend: V values in all bags, K of them that have a row, L bags, N rows of a table,
+D its width.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torchrec.modules.mc_modules import (
@@ -31,35 +35,106 @@ from torchrec.modules.mc_modules import (
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from embeddings.ids import ID_SPACE
+from embeddings.lookup import PrefixIndex
 
 INIT_SCALE = 0.05
 """New vectors are uniform in ±INIT_SCALE."""
 
 
+class _Selects:
+    """Who stays, without putting everybody in order as the stock policies do."""
+
+    def _compute_selected_eviction_and_replacement_indices(
+        self, pivot: int, eviction_scores: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of N = ``pivot`` who have a row and then M who want one, the N with the best scores.
+
+        Among equals the first stay. Returns who leaves (of N) and who comes (of M).
+        """
+        comers = len(eviction_scores) - pivot
+        if not comers:
+            nobody = torch.zeros(0, dtype=torch.int64, device=eviction_scores.device)
+            return nobody, nobody
+        worst = torch.kthvalue(eviction_scores, comers).values
+        leaves = eviction_scores < worst
+        equals = (eviction_scores == worst).nonzero().squeeze(1)
+        leaves[equals[len(equals) - (comers - int(leaves.sum())) :]] = True
+        return leaves[:pivot].nonzero().squeeze(1), (~leaves[pivot:]).nonzero().squeeze(1)
+
+
+class _Lru(_Selects, LRU_EvictionPolicy):
+    pass
+
+
+class _Lfu(_Selects, LFU_EvictionPolicy):
+    pass
+
+
+class _DistanceLfu(_Selects, DistanceLFU_EvictionPolicy):
+    pass
+
+
 def eviction_policy(name: str) -> MCHEvictionPolicy:
     """``lru``: longest unseen leaves; ``lfu``: least seen; ``distance_lfu``: both weighed."""
-    policies = {
-        "lru": LRU_EvictionPolicy,
-        "lfu": LFU_EvictionPolicy,
-        "distance_lfu": DistanceLFU_EvictionPolicy,
-    }
-    return policies[name]()
+    return {"lru": _Lru, "lfu": _Lfu, "distance_lfu": _DistanceLfu}[name]()
+
+
+class _Found(NamedTuple):
+    """Who of a feature's ids has a row."""
+
+    ids_V: torch.Tensor
+    known_V: torch.Tensor  # bool
+    slots_K: torch.Tensor  # where they stand in the vocabulary's buffers
 
 
 class ManagedIds(MCHManagedCollisionModule):
     """The vocabulary of one table, or of one rank's share of it."""
 
     _input_history_buffer_size: int
+    _current_iter_tensor: torch.Tensor
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.admitted_total = 0  # ids that were given a row
         self.evicted_total = 0  # ids that lost theirs to another
+        self._index: PrefixIndex | None = None
+        self._found: dict[str, _Found] = {}  # between profile and remap
 
     def profile(self, features: dict[str, JaggedTensor]) -> dict[str, JaggedTensor]:
-        if self.training:
-            self._reserve(sum(feature.values().numel() for feature in features.values()))
-        return super().profile(features)
+        """Note who was seen; every interval, give rows to those who had none."""
+        if not self.training:
+            return features
+        found = {name: self._find(feature.values()) for name, feature in features.items()}
+        self._count(torch.cat([f.slots_K for f in found.values()]))
+        new = {name: f.ids_V[~f.known_V] for name, f in found.items()}
+        self._reserve(sum(ids.numel() for ids in new.values()))
+        super().profile({name: _one_bag(ids) for name, ids in new.items()})
+        # A round has moved everybody.
+        self._found = {} if self._evicted else found
+        return features
+
+    def _count(self, slots_K: torch.Tensor) -> None:
+        """What a round of the stock module does for ids that have a row already."""
+        counts = self._mch_metadata.get("counts")
+        if counts is not None:
+            counts.index_add_(0, slots_K, torch.ones_like(slots_K))
+        last_seen = self._mch_metadata.get("last_access_iter")
+        if last_seen is not None:
+            begun = self._current_iter >= 0
+            last = self._current_iter if begun else int(self._current_iter_tensor)
+            last_seen.index_fill_(0, slots_K, last + 1)
+
+    def _find(self, ids_V: torch.Tensor) -> _Found:
+        sorted_ids_N = self._mch_sorted_raw_ids
+        if ids_V.device.type == "cpu":
+            if self._index is None or not self._index.is_of(sorted_ids_N):
+                self._index = PrefixIndex(sorted_ids_N)
+            at_V = self._index.places(ids_V)
+            known_V = self._index.known(ids_V, at_V)
+        else:
+            at_V = torch.searchsorted(sorted_ids_N[:-1], ids_V)
+            known_V = sorted_ids_N[at_V] == ids_V
+        return _Found(ids_V, known_V, at_V.index_select(0, known_V.nonzero().squeeze(1)))
 
     def _reserve(self, incoming: int) -> None:
         """Room in the interval's history for ``incoming`` more ids."""
@@ -106,16 +181,21 @@ class ManagedIds(MCHManagedCollisionModule):
     def remap(
         self, features: dict[str, JaggedTensor], *_: Any, **__: Any
     ) -> dict[str, JaggedTensor]:
-        return {name: self._rows_of(feature) for name, feature in features.items()}
+        noted, self._found = self._found, {}
+        rows = {}
+        for name, feature in features.items():
+            found = noted.get(name)
+            if found is None or found.ids_V is not feature.values():
+                found = self._find(feature.values())
+            rows[name] = self._rows_of(feature, found)
+        return rows
 
-    def _rows_of(self, feature: JaggedTensor) -> JaggedTensor:
+    def _rows_of(self, feature: JaggedTensor, found: _Found) -> JaggedTensor:
         """Ids to rows; those without a row are left out of their bags."""
-        ids_V = feature.values()
-        at_V = torch.searchsorted(self._mch_sorted_raw_ids[:-1], ids_V)
-        known_V = self._mch_sorted_raw_ids[at_V] == ids_V
-        ends_V = torch.nn.functional.pad(known_V.cumsum(0), (1, 0))
+        ends_V = torch.nn.functional.pad(found.known_V.cumsum(0), (1, 0))
         lengths_L = ends_V[feature.offsets()].diff().to(feature.lengths().dtype)
-        return JaggedTensor(values=self._mch_remapped_ids_mapping[at_V[known_V]], lengths=lengths_L)
+        rows_K = self._mch_remapped_ids_mapping.index_select(0, found.slots_K)
+        return JaggedTensor(values=rows_K, lengths=lengths_L)
 
     def ids_of(self, rows: torch.Tensor) -> torch.Tensor:
         """The (spread) id that owns each of this shard's ``rows``; ID_SPACE for a free one."""
@@ -146,6 +226,7 @@ class ManagedIds(MCHManagedCollisionModule):
         self.admitted_total = state["admitted_total"]
         self.evicted_total = state["evicted_total"]
         self._evicted = False
+        self._index, self._found = None, {}
         self._current_history_buffer_offset = 0
         history = state["history"]
         if history:
@@ -155,6 +236,10 @@ class ManagedIds(MCHManagedCollisionModule):
             for name, buffer in self._history_metadata.items():
                 buffer[:used] = history[name]
             self._current_history_buffer_offset = used
+
+
+def _one_bag(ids_V: torch.Tensor) -> JaggedTensor:
+    return JaggedTensor(values=ids_V, lengths=torch.tensor([ids_V.numel()]))
 
 
 class IdInit:
