@@ -19,8 +19,8 @@ def verdict(
     """Sentences for the terminal, and whether the model beat ``floor``.
 
     It did when the 95 % interval of the last window's GAUC lies above it. ``written``,
-    ``learnt`` (each once) and ``repeated`` (after restarts, left out) are impressions; a live trainer lets
-    what does not fill a ``batch`` wait.
+    ``learnt`` (each once) and ``repeated`` (after restarts, left out) are impressions; a
+    live trainer lets what does not fill a ``batch`` wait.
     """
     beaten = interval.low > floor
     waiting = written - learnt

@@ -17,7 +17,7 @@ from streaming.codec import CONTENT_TYPE, CONTENT_TYPE_ARROW, encode
 from streaming.connection import KafkaConfig
 from streaming.impressions import EVENT_TIME, ImpressionSchema
 from streaming.kafka_clients import consumer
-from streaming.market_log import MAX_RECORD_ROWS, keep_old_records, partition_of
+from streaming.market_log import MAX_RECORD_ROWS, partition_of
 from streaming.writer import RecordWriter
 
 _HOUR_MS = 3_600_000
@@ -70,14 +70,9 @@ class TopicSink:
                 f"topic '{topic}' holds records already: empty it, name another "
                 "(--set topics.ad=...), or --append"
             )
-        self._kept = False
         self._writer = RecordWriter(kafka)
 
     def write(self, rows: pa.RecordBatch) -> None:
-        if not self._kept:
-            # Kafka would throw away at once what is older than its retention.
-            keep_old_records(self._kafka, [self._topic], rows.column(EVENT_TIME)[0].as_py())
-            self._kept = True
         of_row = partition_of(rows.column(self._user).to_numpy(), self._partitions)
         for partition in range(self._partitions):
             chosen = rows.take(pa.array(np.flatnonzero(of_row == partition)))
@@ -91,7 +86,6 @@ class TopicSink:
             key=str(partition).encode(),
             headers=[(CONTENT_TYPE, CONTENT_TYPE_ARROW.encode())],
             partition=partition,
-            timestamp_ms=rows.column(EVENT_TIME)[0].as_py(),
         )
 
     def finish(self) -> None:

@@ -172,7 +172,7 @@ class Batch:
     source: SourceRows
     positions: Positions  # after this batch, for every partition that is read
     watermark: int  # greatest event time read so far, ms
-    produced_at: int | None = None  # oldest `produced-at` header, wall clock, ms
+    appended_at: int | None = None  # oldest Kafka timestamp in it, wall clock, ms
 
     def __len__(self) -> int:
         return int(self.rows.num_rows)

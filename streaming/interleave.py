@@ -28,7 +28,7 @@ class _Record:
     offset: int
     rows: pa.RecordBatch  # good rows
     row: np.ndarray  # int32, where each good row stands in the record
-    produced_at: int | None  # wall clock of the producer, ms
+    appended_at: int | None  # timestamp of the Kafka record, ms
     taken: int = 0  # good rows already in batches
 
     @property
@@ -114,7 +114,7 @@ class Interleaver:
         offset: int,
         rows: pa.RecordBatch,
         row_index: np.ndarray,
-        produced_at: int | None = None,
+        appended_at: int | None = None,
     ) -> None:
         """Take in the partition's next record: its good rows and where they stand in it.
 
@@ -136,7 +136,7 @@ class Interleaver:
         if not resumes:
             self._cut_short.discard(partition)
         time = rows.column(EVENT_TIME)[0].as_py()
-        record = _Record(time, offset, rows, row_index, produced_at, taken)
+        record = _Record(time, offset, rows, row_index, appended_at, taken)
         self._queues[partition].append(record)
         self._queued_rows[partition] += record.left
         self._absent.discard(partition)
@@ -233,13 +233,13 @@ class Interleaver:
             np.concatenate([part.record.row[part.start : part.stop] for part in parts]),
         )
         self.watermark = max(self.watermark, int(rows.column(EVENT_TIME).to_numpy().max()))
-        produced = [p.record.produced_at for p in parts if p.record.produced_at is not None]
+        appended = [p.record.appended_at for p in parts if p.record.appended_at is not None]
         return Batch(
             rows,
             source,
             self._positions_after(parts[-1]),
             self.watermark,
-            produced_at=min(produced, default=None),
+            appended_at=min(appended, default=None),
         )
 
     def _positions_after(self, last: _Part) -> Positions:

@@ -5,8 +5,9 @@ within a partition, and a partition always takes the same users. So the last
 record of every partition says what is in the log, and the market, being
 reproducible, is made again from there.
 
-Record timestamps are event times, so that a topic can be read from an event
-time on; the header `produced-at` is the wall clock at hand-over, ms.
+Record timestamps are the wall clock, as everywhere in Kafka. Event times, which may
+lie years back, would let retention delete records at once, and a broker that crashes
+would forget the writer and take what was under way a second time.
 """
 
 from __future__ import annotations
@@ -19,18 +20,16 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 from kafka import KafkaConsumer, TopicPartition
-from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
 
 from errors import UserError
 from streaming.codec import CONTENT_TYPE, CONTENT_TYPE_ARROW, encode
 from streaming.connection import KafkaConfig
-from streaming.kafka_clients import admin, consumer, one_line
+from streaming.kafka_clients import consumer, one_line
 from streaming.market import SLOT_BITS, Slot
 from streaming.market_random import mix64
 from streaming.writer import RecordWriter
 
-PRODUCED_AT = "produced-at"
 MARKET = "market"
 LAST_IMPRESSION = "last-impression"
 MAX_RECORD_ROWS = 256
@@ -77,12 +76,11 @@ class TopicSink:
         if not len(chosen):
             return 0
         ordered, partition = rows.take(pa.array(chosen)), partition[chosen]
-        produced_at = str(time.time_ns() // 1_000_000).encode()
         for begin, end in _records(partition):
-            self._send_record(ordered.slice(begin, end - begin), int(partition[begin]), produced_at)
+            self._send_record(ordered.slice(begin, end - begin), int(partition[begin]))
         return len(chosen)
 
-    def _send_record(self, rows: pa.RecordBatch, partition: int, produced_at: bytes) -> None:
+    def _send_record(self, rows: pa.RecordBatch, partition: int) -> None:
         last = rows.column("impression_id")[-1].as_py()
         self._writer.send(
             self._topic,
@@ -90,12 +88,10 @@ class TopicSink:
             key=str(partition).encode(),
             headers=[
                 (CONTENT_TYPE, CONTENT_TYPE_ARROW.encode()),
-                (PRODUCED_AT, produced_at),
                 (MARKET, self._label),
                 (LAST_IMPRESSION, str(last).encode()),
             ],
             partition=partition,
-            timestamp_ms=rows.column("event_time")[0].as_py(),
         )
 
 
@@ -196,38 +192,3 @@ def _check_market(theirs: bytes, mine: str, topic: str) -> None:
             f"topic '{topic}' holds another market, or the same over another number of "
             f"partitions: take other topics (topics.natural, topics.ad) or another run directory"
         )
-
-
-def keep_old_records(kafka: KafkaConfig, topics: list[str], since_ms: int) -> list[str]:
-    """Lift the retention of topics that would lose event times since ``since_ms`` as too old.
-
-    Kafka judges a record's age by its timestamp, which here is a market's past.
-
-    Returns:
-        the topics whose `retention.ms` is -1 from now on.
-    """
-    with contextlib.closing(admin(kafka)) as client:
-        try:
-            resources = [
-                ConfigResource(ConfigResourceType.TOPIC, name, {"retention.ms": None})
-                for name in topics
-            ]
-            found = client.describe_configs(resources, config_filter="all")
-            short = [
-                name
-                for name, settings in found["topic"].items()
-                if 0 <= int(settings["retention.ms"]["value"]) < time.time() * 1000 - since_ms
-            ]
-            if short:
-                client.alter_configs(
-                    [
-                        ConfigResource(ConfigResourceType.TOPIC, name, {"retention.ms": "-1"})
-                        for name in short
-                    ]
-                )
-            return short
-        except KafkaError as error:
-            raise UserError(
-                f"cannot lift the retention of {', '.join(topics)}: {one_line(error)}; "
-                "set retention.ms=-1, or choose market.start within the retention"
-            ) from error

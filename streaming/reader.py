@@ -11,10 +11,9 @@ from streaming.dead_letters import DeadLetter
 from streaming.impressions import Batch, ImpressionSchema, Position, Positions
 from streaming.log_gap import Gap, LogGapError, LogTruncatedError
 from streaming.reader_config import ReaderConfig
-from streaming.reader_thread import PRODUCED_AT, Assignment, Counts, ReaderThread, Shared
+from streaming.reader_thread import Assignment, Counts, ReaderThread, Shared
 
 __all__ = [
-    "PRODUCED_AT",
     "Counts",
     "Gap",
     "Lag",

@@ -24,7 +24,6 @@ from streaming.log_gap import Gap
 from streaming.reader_config import ReaderConfig
 from streaming.silence import Silence
 
-PRODUCED_AT = "produced-at"
 """Optional header of an impression record: when it was written, wall clock, ms."""
 
 _MAX_PROBE_SECONDS = 4.0  # between two questions to a broker that is away
@@ -209,7 +208,7 @@ class ReaderThread(threading.Thread):
         if good:
             self._silence.heard(partition)
         self._order.push(
-            partition, record.offset, found.rows, found.row_index, _produced_at(record.headers)
+            partition, record.offset, found.rows, found.row_index, _appended_at(record)
         )
 
     def _end_partitions(self) -> None:
@@ -263,8 +262,5 @@ class ReaderThread(threading.Thread):
             self._log.commit(self._what.group_id, positions)
 
 
-def _produced_at(headers: list[tuple[str, bytes]]) -> int | None:
-    for name, content in headers:
-        if name == PRODUCED_AT:
-            return int(content) if content and content.isdigit() else None
-    return None
+def _appended_at(record: Any) -> int | None:
+    return record.timestamp if record.timestamp >= 0 else None

@@ -24,7 +24,7 @@ from streaming.kafka_clients import resolve
 from streaming.market import DOMAINS, Market, Slot
 from streaming.market_config import Preset, adjusted
 from streaming.market_files import write_slots
-from streaming.market_log import TopicSink, chunks, keep_old_records, written
+from streaming.market_log import TopicSink, chunks, written
 from streaming.market_progress import MarketProgress
 from streaming.topic_admin import create_topics
 from streaming.truth import truth_dir, write_truth
@@ -92,8 +92,6 @@ def to_kafka(market: Market, config: Config, rate: float, stopping: threading.Ev
         exporter = stack.enter_context(Exporter(registry, config.monitoring, alive.idle_seconds))
         stack.enter_context(Registration(run_dir, "simulate", exporter.url))
         create_topics(kafka, config.topics)
-        for topic in keep_old_records(kafka, list(names.values()), market.config.start_ms):
-            click.echo(f"topic {topic}: retention.ms set to -1, event times lie in the past")
         fingerprint = market.config.fingerprint
         state = {domain: written(kafka, names[domain], fingerprint) for domain in DOMAINS}
         writer = stack.enter_context(RecordWriter(kafka))

@@ -34,7 +34,7 @@ class Observer:
         self._schema, self._learner, self._reader = schema, learner, reader
         self._next_measure = 0.0
         self._told: Counter[str] = Counter()
-        self._unpublished: list[int] = []  # produced-at, ms, of what no checkpoint has learnt
+        self._unpublished: list[int] = []  # Kafka timestamps, ms, of what no checkpoint has learnt
         self._latest: WindowMetrics | None = None
 
     def learnt(self, batch: Batch, probability_B: np.ndarray, loss: float, seconds: float) -> None:
@@ -47,8 +47,8 @@ class Observer:
         )
         self.telemetry.learnt(len(batch), seconds, loss)
         self.telemetry.watermark(batch.watermark)
-        if batch.produced_at is not None:
-            self._unpublished.append(batch.produced_at)
+        if batch.appended_at is not None:
+            self._unpublished.append(batch.appended_at)
 
     def stalled(self, seconds: float) -> None:
         self.telemetry.checkpoint_stalled(seconds)
@@ -87,14 +87,14 @@ class Observer:
         return gained
 
     def handed_over(self) -> list[int]:
-        """When what the checkpoint being taken has learnt was produced, ms."""
-        produced, self._unpublished = self._unpublished, []
-        return produced
+        """When what the checkpoint being taken has learnt was appended, ms."""
+        appended, self._unpublished = self._unpublished, []
+        return appended
 
-    def saved(self, saved: Saved, produced_at: list[int]) -> None:
+    def saved(self, saved: Saved, appended_at: list[int]) -> None:
         if saved.error is not None:
             self.telemetry.checkpoint_failed()
             return
         self.telemetry.checkpoint_written(saved.progress.step, saved.seconds)
         now = time.time() * 1000
-        self.telemetry.freshness((now - at) / 1000 for at in produced_at)
+        self.telemetry.freshness((now - at) / 1000 for at in appended_at)

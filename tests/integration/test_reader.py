@@ -309,13 +309,13 @@ def test_repeated_impressions_are_counted_and_learnt(kafka, topics, writer):
         assert reader.counts.duplicates == 150
 
 
-def test_produced_at_is_the_oldest_of_a_batch(kafka, topics, writer):
-    for i, header in enumerate([b"1005", b"1001", b"soon"]):
+def test_a_batch_says_when_its_oldest_record_was_appended(kafka, topics, writer):
+    for i, timestamp in enumerate([START_MS + 5, START_MS + 1, START_MS + 9]):
         value = encode(impressions([i]))
-        writer.send(topics.ad, value, headers=[("produced-at", header)], partition=0)
+        writer.send(topics.ad, value, partition=0, timestamp_ms=timestamp)
     writer.flush(10)
     with read(kafka, topics.ad) as reader:
-        assert drain(reader)[0].produced_at == 1_001
+        assert drain(reader)[0].appended_at == START_MS + 1
 
 
 def test_what_a_writer_refuses_is_named(kafka, topics, monkeypatch):

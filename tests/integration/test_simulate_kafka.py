@@ -18,7 +18,7 @@ from streaming.impressions import ImpressionSchema
 from streaming.kafka_clients import consumer
 from streaming.market import Market
 from streaming.market_config import MarketConfig
-from streaming.market_log import keep_old_records, partition_of, written
+from streaming.market_log import partition_of, written
 from streaming.topic_admin import create_topics
 from streaming.truth import Truth, truth_dir
 from streaming.writer import RecordWriter
@@ -94,7 +94,7 @@ def check_whole(kafka, topics, days):
         for partition, batch in records(kafka, topic, topics.partitions).items():
             expected = whole.take(np.flatnonzero(place == partition)).combine_chunks()
             assert rows(batch).equals(expected), (topic, partition)
-            assert all(r.timestamp <= int(dict(r.headers)["produced-at"]) for r in batch)
+            assert all(abs(r.timestamp / 1000 - time.time()) < 3600 for r in batch)
 
 
 def test_killed_again_and_again_it_sends_everything_once(kafka, topics, simulate, tmp_path):
@@ -158,15 +158,3 @@ def test_strangers_records_at_the_end_do_not_hide_how_far_it_got(kafka, topics, 
             writer.send(topics.ad, b"{}", partition=0)
         writer.flush()
     assert written(kafka, topics.ad, fingerprint) == before
-
-
-def test_old_event_times_are_kept(kafka, topics):
-    start = MarketConfig().start_ms
-    assert keep_old_records(kafka, [topics.natural], int(time.time() * 1000)) == []
-    assert keep_old_records(kafka, [topics.natural, topics.ad], start) == [
-        topics.natural,
-        topics.ad,
-    ]
-    deadline = time.monotonic() + 30
-    while keep_old_records(kafka, [topics.natural, topics.ad], start):
-        assert time.monotonic() < deadline
