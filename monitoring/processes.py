@@ -37,7 +37,8 @@ class Registration:
     shown as dead; a clean end, Ctrl-C and `sys.exit` remove it.
 
     Raises:
-        UserError: another live process of this run directory has the name.
+        UserError: another live process of this run directory has the name, or the
+            directory cannot be written.
     """
 
     def __init__(self, run_dir: Path, name: str, metrics_url: str = "") -> None:
@@ -57,10 +58,15 @@ class Registration:
             "started_at": time.time(),
             "metrics_url": metrics_url,
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(self._entry), encoding="utf-8")
-        temporary.replace(self.path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
+            temporary.write_text(json.dumps(self._entry), encoding="utf-8")
+            temporary.replace(self.path)
+        except OSError as error:
+            raise UserError(
+                f"cannot register in {self.path.parent}: {error.strerror}; take another --run-dir"
+            ) from error
 
     def close(self) -> None:
         """Remove the file, unless another process has taken the name since."""

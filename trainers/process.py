@@ -137,6 +137,7 @@ class Trainer:
                 found = self.store.latest()
                 if found is not None:
                     require_same_shape(found, self.shape)
+                    _require_same_topic(found, self.level.topic)
             except UserError as error:
                 problem = error
         found, problem = self.ranks.gather((found, problem))[0]
@@ -284,6 +285,15 @@ def _own(store: CheckpointStore, stack: contextlib.ExitStack) -> None:
         raise UserError(
             f"{store.directory} cannot hold checkpoints: {error.strerror}; take another --run-dir"
         ) from error
+
+
+def _require_same_topic(found: Checkpoint, topic: str) -> None:
+    """Positions say nothing about another topic."""
+    if found.progress.topic != topic:
+        raise UserError(
+            f"{found.path} learnt from topic '{found.progress.topic}', and now it should be "
+            f"'{topic}'; name that one again, or move the checkpoints away to start anew"
+        )
 
 
 def _require_partitions(kafka: KafkaConfig, topic: str, ranks: int) -> None:

@@ -82,7 +82,7 @@ class Saver:
         try:
             checkpoint = self._write(progress, write)
         except Exception as failure:  # whatever went wrong, the loop must go on
-            error = f"{type(failure).__name__}: {failure}"
+            error = _one_line(failure)
             log.error("checkpoint at step %d failed: %s", progress.step, error)
         saved = Saved(progress, time.monotonic() - started, checkpoint, error)
         self._done(saved)
@@ -115,8 +115,16 @@ class Saver:
         try:
             result, error = action(), None
         except Exception as failure:
-            error = f"{type(failure).__name__}: {failure}"
+            error = _one_line(failure)
         errors = [e for e in self._ranks.gather(error) if e is not None]
         if errors:
             raise SaveError("; ".join(errors))
         return result
+
+
+def _one_line(failure: Exception) -> str:
+    """What went wrong, without the stacks that libraries put into their messages."""
+    if isinstance(failure, SaveError):
+        return str(failure)
+    words = str(failure).strip() or type(failure).__name__
+    return words.splitlines()[0][:400]

@@ -83,8 +83,11 @@ def write_state(
             no_dist=snapshot.world_size == 1,
         )
         torch.save(snapshot.hidden, _hidden_path(directory, snapshot.rank))
-    except (CheckpointException, RuntimeError) as error:
-        raise OSError(f"could not write the state into {directory}: {error}") from error
+    except CheckpointException as error:
+        reasons = "; ".join(f"rank {rank}: {why[0]}" for rank, why in error.failures.items())
+        raise OSError(f"could not write the state: {reasons}") from error
+    except RuntimeError as error:
+        raise OSError(f"could not write the state: {error}") from error
 
 
 def read_state(state: State, directory: Path, rank: int, world_size: int) -> Hidden:

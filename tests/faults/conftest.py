@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,13 +16,15 @@ from trainer_support import (
     Home,
     Nursery,
     Predictions,
+    assert_same_state,
+    dead_letters_of,
     fresh_topics,
     predictions_of,
+    records_of,
     wait_until,
     write_impressions,
 )
 
-from streaming.connection import KafkaConfig
 from streaming.embedded_kafka import EmbeddedKafka
 from streaming.topic_admin import create_topics
 from streaming.topics import TopicsConfig
@@ -82,10 +85,10 @@ def make_home(
 
 
 @pytest.fixture
-def own_topics(kafka: KafkaConfig) -> TopicsConfig:
-    """Topics, created and empty, for a log of the test's own on the session's broker."""
+def own_topics(mortal_kafka: EmbeddedKafka) -> TopicsConfig:
+    """Topics, created and empty, for a log of the test's own."""
     topics = fresh_topics()
-    create_topics(kafka, topics, levels=("actr",))
+    create_topics(mortal_kafka.config, topics, levels=("actr",))
     return topics
 
 
@@ -125,3 +128,16 @@ def undisturbed(
         start_seconds=first - forked,
         cycle_seconds=(time.monotonic() - first) / cycles,
     )
+
+
+def assert_same_end(home: Home, undisturbed: Undisturbed) -> int:
+    """State, predictions, dead letters and announcement as without a fault; rows repeated."""
+    assert_same_state(home.newest(), undisturbed.home.newest())
+    found = predictions_of(home.kafka, home.topics)
+    assert found.impression_N.tolist() == list(range(IMPRESSIONS))
+    assert found.bits() == undisturbed.predictions.bits()
+    letters = dead_letters_of(home.kafka, home.topics)
+    assert len({(letter.partition, letter.offset) for letter in letters}) == BAD_RECORDS
+    *_, announced = records_of(home.kafka, home.topics.models_of("actr"))
+    assert json.loads(announced.value)["location"] == str(home.newest().path)
+    return found.repeated

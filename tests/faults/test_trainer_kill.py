@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -10,31 +9,11 @@ import time
 
 import numpy as np
 import pytest
-from conftest import BAD_RECORDS, IMPRESSIONS
+from conftest import assert_same_end
 from tests_support import ECDCTR, ROOT, environ
-from trainer_support import (
-    Home,
-    assert_same_state,
-    dead_letters_of,
-    predictions_of,
-    records_of,
-    wait_until,
-)
+from trainer_support import Home, wait_until
 
 AT_START, AT_RANDOM, WHILE_WRITING = 4, 12, 4
-
-
-def assert_same_end(home: Home, undisturbed) -> int:
-    """State, predictions, dead letters and announcement as without a fault; rows repeated."""
-    assert_same_state(home.newest(), undisturbed.home.newest())
-    found = predictions_of(home.kafka, home.topics)
-    assert found.impression_N.tolist() == list(range(IMPRESSIONS))
-    assert found.bits() == undisturbed.predictions.bits()
-    letters = dead_letters_of(home.kafka, home.topics)
-    assert len({(letter.partition, letter.offset) for letter in letters}) == BAD_RECORDS
-    *_, announced = records_of(home.kafka, home.topics.models_of("actr"))
-    assert json.loads(announced.value)["location"] == str(home.newest().path)
-    return found.repeated
 
 
 def moments(rng: np.random.Generator, last_step: int) -> list[tuple[str, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -168,6 +169,12 @@ def dead_letters_of(kafka: KafkaConfig, topics: TopicsConfig) -> list[DeadLetter
     return [letter for letter in found if letter is not None]
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
 # -- lives -------------------------------------------------------------------------------
 
 
@@ -237,6 +244,10 @@ class Life:
     def said(self) -> str:
         return self.output.read_text(errors="replace")
 
+    def complaints(self) -> list[str]:
+        """The lines that it printed, but for those on Kafka's coming and going."""
+        return [line for line in self.said().splitlines() if "kafka_logging" not in line]
+
 
 @dataclass
 class Home:
@@ -285,6 +296,17 @@ class Home:
         }
         return Life(self.nursery, self.nursery.ask(request)["pid"], output)
 
+    def live_ranks(self, ranks: int, *more: str, until_end: bool = True) -> list[Life]:
+        """Fork ``ranks`` trainers that are one, with the environment that torchrun gives."""
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        sizes = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+        return [
+            self.live(
+                *more, until_end=until_end, **address, **sizes, RANK=str(r), LOCAL_RANK=str(r)
+            )
+            for r in range(ranks)
+        ]
+
     def finish(self, seconds: float = 90, **environment: str) -> Life:
         """A life up to the log's end."""
         life = self.live(**environment)
@@ -315,9 +337,8 @@ class Home:
 # -- comparing ---------------------------------------------------------------------------
 
 
-def state_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Everything in a checkpoint by name, as bits: two that are equal go on the same."""
-    import torch
+def tensors_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Every tensor in a checkpoint by its name, put together from all ranks' shards."""
     from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
     from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
@@ -329,6 +350,25 @@ def state_of(checkpoint: Checkpoint) -> dict[str, Any]:
         planner=_EmptyStateDictLoadPlanner(),
         no_dist=True,
     )
+    return found
+
+
+def known_ids(checkpoint: Checkpoint) -> dict[str, set[int]]:
+    """Managed table to the ids (as they are spread over the id space) that have a row."""
+    found: dict[str, set[int]] = {}
+    for name, tensor in tensors_of(checkpoint).items():
+        if name.endswith("._mch_sorted_raw_ids"):
+            nobody = int(tensor.max())  # of the type's greatest number, where a row is free
+            found[name.split(".")[-2]] = set(tensor.tolist()) - {nobody}
+    assert found
+    return found
+
+
+def state_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Everything in a checkpoint by name, as bits: two that are equal go on the same."""
+    import torch
+
+    found = tensors_of(checkpoint)
     for path in sorted(checkpoint.path.glob("hidden-*.pt")):
         found[path.name] = torch.load(path, weights_only=True)
     for path in sorted(checkpoint.path.glob("window-*.npz")):
