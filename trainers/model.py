@@ -18,20 +18,20 @@ the dense part, P inner products, H historical embeddings a side, U units of the
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn import functional
-from torchrec.modules.crossnet import LowRankCrossNet
 from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from embeddings.tables import hashed_collection, managed_collection, table_specs
 from streaming.impressions import ImpressionSchema
 from trainers.batch_norm import BatchNorm
+from trainers.crosses import CrossNet
 from trainers.features import History, ModelBatch
+from trainers.inputs import Means, dense_inputs
 from trainers.settings import ModelConfig
 
 INITIAL_CTR = 0.05
@@ -40,15 +40,13 @@ INITIAL_CTR = 0.05
 
 @dataclass
 class Activations:
-    """What predicting and learning have in common: everything before the first BatchNorm."""
+    """What predicting and learning have in common: all that no BatchNorm comes before."""
 
-    cross_BI: torch.Tensor | None
     first_BU: torch.Tensor  # the MLP's first layer, or x itself without hidden layers
-    product_BP: torch.Tensor
+    direct_B: torch.Tensor  # part of the logit: crosses and inner products
 
     def detach(self) -> Activations:
-        cross_BI = None if self.cross_BI is None else self.cross_BI.detach()
-        return Activations(cross_BI, self.first_BU.detach(), self.product_BP.detach())
+        return Activations(self.first_BU.detach(), self.direct_B.detach())
 
 
 class Dense(nn.Module):
@@ -67,7 +65,7 @@ class Dense(nn.Module):
             inputs += 2 * config.dim
             products += 1
         self.cross = (
-            LowRankCrossNet(inputs, config.cross_layers, config.cross_rank)
+            CrossNet(inputs, config.cross_layers, config.cross_rank)
             if config.cross_layers
             else None
         )
@@ -89,24 +87,27 @@ class Dense(nn.Module):
         # Sharding plans order the columns as they like; regroup restores the schema's order.
         names = [feature.name for feature in self.features]
         pooled_BX = KeyedTensor.regroup(tables, [names])[0]
-        vectors = self._means(pooled_BX.split(self.dim, 1), batch)
-        product_BP = torch.stack([(vectors[a] * vectors[b]).sum(1) for a, b in self.pairs], 1)
-        parts = [*vectors, batch.numeric_BN]
+        others, products = [batch.numeric_BN], []
         if self.slots:
-            user_BD, item_BD = _history_means(batch.history, vectors[0])
-            parts += [user_BD, item_BD]
-            product_BP = torch.cat([product_BP, (user_BD * item_BD).sum(1, keepdim=True)], 1)
-        x_BI = torch.cat(parts, 1)
+            user_BD, item_BD = _history_means(batch.history, pooled_BX[:, : self.dim])
+            others += [user_BD, item_BD]
+            products = [(user_BD * item_BD).sum(1, keepdim=True)]
+        x_BI, product_BP = dense_inputs(
+            pooled_BX, torch.cat(others, 1), self._means(batch), self.pairs, self.dim
+        )
         first_BU = self.layers[0](x_BI) if len(self.layers) else x_BI
-        cross_BI = None if self.cross is None else self.cross(x_BI)
-        return Activations(cross_BI, first_BU, product_BP)
+        direct_B = torch.cat([product_BP, *products], 1) @ self.product_weight_P
+        if self.cross is not None:
+            direct_B = direct_B + self.cross(x_BI) @ self.output.weight[0, -x_BI.shape[1] :]
+        return Activations(first_BU, direct_B)
 
-    def _means(self, sums: Sequence[torch.Tensor], batch: ModelBatch) -> list[torch.Tensor]:
-        """Sums of bags to means where a feature is multi-valued; F tensors [B, D]."""
+    def _means(self, batch: ModelBatch) -> Means:
+        """The multi-valued features, whose bags were summed."""
         lengths_FB = batch.kjt.lengths().view(len(self.features), -1)
         return [
-            sum_BD / lengths_FB[f].clamp_min(1)[:, None] if self.features[f].multi else sum_BD
-            for f, sum_BD in enumerate(sums)
+            (f, lengths_FB[f].clamp_min(1).reciprocal()[:, None])
+            for f, feature in enumerate(self.features)
+            if feature.multi
         ]
 
     def logits(
@@ -121,11 +122,12 @@ class Dense(nn.Module):
                 norm = self.norms[index]
                 assert isinstance(norm, BatchNorm)
                 hidden_BU = norm.serve(hidden_BU) if serving else norm(hidden_BU, weight_B)
-            hidden_BU = functional.relu(hidden_BU)
-        if activations.cross_BI is not None:
-            hidden_BU = torch.cat([hidden_BU, activations.cross_BI], 1)
-        product_B = (activations.product_BP * self.product_weight_P).sum(1)
-        return self.output(hidden_BU).squeeze(1) + product_B
+            # The first layer without a BatchNorm is needed twice, all else only here.
+            own = bool(index) or bool(len(self.norms))
+            hidden_BU = functional.relu(hidden_BU, inplace=own)
+        weight_1U = self.output.weight[:, : hidden_BU.shape[1]]
+        deep_B = functional.linear(hidden_BU, weight_1U, self.output.bias).squeeze(1)
+        return deep_B + activations.direct_B
 
     def forward(
         self, tables: list[KeyedTensor], batch: ModelBatch
