@@ -1,0 +1,115 @@
+"""The trainer on its stream beside the same model on batches in memory, and beside plain PyTorch.
+
+Each round runs all three over the same batches, from nothing: *stream* is the whole
+trainer (Kafka, decoding, dead-letter checks, predictions published, metrics,
+checkpoints), *memory* steps the same learner over batches made ready before, *plain*
+is `benchmarks.plain_torch`. Throughput is taken from the first batch learnt to the last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import logging
+import time
+from pathlib import Path
+
+from benchmarks.plain_torch import PlainModel
+from benchmarks.report import median, publish, spread
+from benchmarks.workload import BATCH, Log, broker, hold, write_log
+from streaming.connection import KafkaConfig
+from streaming.impressions import Batch
+from trainers.learner import Learner
+from trainers.levels import level
+from trainers.process import Trainer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batches", type=int, default=150, help="of 4,096 impressions, a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--checkpoint-every", type=int, default=50, help="batches")
+    options = parser.parse_args()
+    logging.disable(logging.WARNING)
+    with broker() as (kafka, folder):
+        log = write_log(kafka, options.batches * BATCH)
+        batches = hold(log, options.batches)
+        rates: dict[str, list[float]] = {"stream": [], "memory": [], "plain": []}
+        stalls = []
+        for i in range(options.rounds):
+            rates["memory"].append(memory(log, batches))
+            rate, stall = stream(log, kafka, folder, options.checkpoint_every)
+            rates["stream"].append(rate)
+            stalls.append(stall)
+            rates["plain"].append(plain(log, batches))
+            print(f"round {i + 1}: " + ", ".join(f"{k} {v[-1]:,.0f}/s" for k, v in rates.items()))
+    publish("stream_ratio", figures(rates, stalls))
+
+
+def figures(rates: dict[str, list[float]], stalls: list[float]) -> dict[str, str]:
+    def ratios(a: str, b: str) -> str:
+        return spread([x / y for x, y in zip(rates[a], rates[b], strict=True)])
+
+    return {
+        "stream / memory": ratios("stream", "memory"),
+        "stream / plain PyTorch": ratios("stream", "plain"),
+        "memory / plain PyTorch": ratios("memory", "plain"),
+        "share of the time that checkpoints held the loop up": f"{median(stalls):.3f}",
+        **{f"{k}, impressions a second": f"{median(v):,.0f}" for k, v in rates.items()},
+    }
+
+
+def memory(log: Log, held: list[Batch]) -> float:
+    """Impressions a second of the learner alone, its batches made ready before."""
+    learner = Learner(log.config.actr, log.config.impressions)
+    ready = [learner.to_batch(batch.rows) for batch in held]
+    times = [time.perf_counter() for _ in map(learner.step, ready)]
+    return _rate(times, [len(batch) for batch in held])
+
+
+def plain(log: Log, held: list[Batch]) -> float:
+    model = PlainModel(log.config.actr, log.config.impressions)
+    ready = model.prepare(held)
+    times = [time.perf_counter() for _ in map(model.step, ready)]
+    return _rate(times, [len(batch) for batch in held])
+
+
+def stream(log: Log, kafka: KafkaConfig, folder: Path, every: int) -> tuple[float, float]:
+    """Impressions a second of the whole trainer, and the share that checkpoints took."""
+    config = log.fresh(folder, checkpoint={"every_batches": every, "keep": 1})
+    with contextlib.ExitStack() as stack:
+        trainer = Trainer(config, level("actr", config), kafka, True, stack)
+        watch = _Clock(trainer)
+        trainer.run()
+    return _rate(watch.times, watch.sizes), watch.stalled / (watch.times[-1] - watch.times[0])
+
+
+class _Clock:
+    """Notes when each batch had been learnt, besides the observer that it wraps."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.times: list[float] = []
+        self.sizes: list[int] = []
+        self.stalled = 0.0
+        learnt, stalled = trainer.observer.learnt, trainer.observer.stalled
+
+        def note(batch: Batch, *rest: object) -> None:
+            learnt(batch, *rest)  # type: ignore[arg-type]
+            self.times.append(time.perf_counter())
+            self.sizes.append(len(batch))
+
+        def note_stall(seconds: float) -> None:
+            stalled(seconds)
+            self.stalled += seconds
+
+        trainer.observer.learnt = note  # type: ignore[method-assign, assignment]
+        trainer.observer.stalled = note_stall  # type: ignore[method-assign]
+
+
+def _rate(times: list[float], sizes: list[int]) -> float:
+    return sum(itertools.islice(sizes, 1, None)) / (times[-1] - times[0])
+
+
+if __name__ == "__main__":
+    main()
