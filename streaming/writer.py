@@ -31,9 +31,13 @@ class RecordWriter:
 
     kafka-python retries by itself and bounds no memory, so the bound is kept here:
     :meth:`send` waits while more than ``max_pending_bytes`` are unacknowledged.
+    A record is sent at the latest ``linger_ms`` later: requests cost both sides far
+    more than the records in them.
     """
 
-    def __init__(self, kafka: KafkaConfig, *, max_pending_bytes: int = 32 << 20) -> None:
+    def __init__(
+        self, kafka: KafkaConfig, *, max_pending_bytes: int = 32 << 20, linger_ms: int = 5
+    ) -> None:
         self._kafka = kafka
         self._producer = kafka_clients.producer(
             kafka,
@@ -43,7 +47,7 @@ class RecordWriter:
             # One request of a partition is under way at a time: a batch must be
             # large for throughput, and small enough for the broker's 1 MiB limit.
             batch_size=512 * 1024,
-            linger_ms=5,
+            linger_ms=linger_ms,
             delivery_timeout_ms=_FOREVER_MS,
             max_block_ms=1_000,
             allow_auto_create_topics=False,

@@ -58,7 +58,7 @@ class Dense(nn.Module):
         self.dim = config.dim
         self.world_size = world_size
         self.slots = config.history_slots
-        self.pairs = _product_pairs(schema)
+        self.pairs = inner_product_pairs(schema)
         inputs = len(self.features) * config.dim + len(schema.numeric)
         products = len(self.pairs)
         if self.slots:
@@ -199,7 +199,7 @@ def _mean_loss(
     return losses * (world_size / total.clamp_min(1.0))
 
 
-def _product_pairs(schema: ImpressionSchema) -> list[tuple[int, int]]:
+def inner_product_pairs(schema: ImpressionSchema) -> list[tuple[int, int]]:
     """Positions of the features whose inner product is taken.
 
     The user with the item and with every feature that shares the item's table

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -52,6 +53,9 @@ log = logging.getLogger(__name__)
 PATIENCE_SECONDS = 20.0
 """How long a trainer that was told to stop waits for Kafka to take what it published."""
 
+LINGER_MS = 100
+"""How long a prediction waits for others to share its request with."""
+
 # What collectives raise when another rank has ended, by gloo and by NCCL.
 _LOST_PEER = re.compile(r"gloo|peer|[Ss]ocket|NCCL|Timed out")
 
@@ -64,8 +68,10 @@ def train(config: Config, name: str, *, until_end: bool = False) -> Progress:
     """
     kafka = resolve(config.kafka, config.run_dir)
     create_topics(kafka, config.topics)
-    with contextlib.ExitStack() as stack:
-        trainer = Trainer(config, find_level(name, config), kafka, until_end, stack)
+    level = find_level(name, config)
+    _rank_batch(level.config.batch_size, _launched_ranks())  # before ranks meet: all refuse
+    with _naming_lost_ranks(), contextlib.ExitStack() as stack:
+        trainer = Trainer(config, level, kafka, until_end, stack)
         progress = trainer.run()
     if (failed := trainer.failed) is not None:
         raise UserError(
@@ -73,6 +79,24 @@ def train(config: Config, name: str, *, until_end: bool = False) -> Progress:
             "before will be learnt again at the next start"
         )
     return progress
+
+
+def _launched_ranks() -> int:
+    """What torchrun says before the ranks have met."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextlib.contextmanager
+def _naming_lost_ranks() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if _launched_ranks() == 1 or not _LOST_PEER.search(str(error)):
+            raise
+        raise UserError(
+            f"rank {os.environ.get('RANK')} lost another rank ({one_line(error)[:80]}); "
+            "what ended that one is in its own output"
+        ) from error
 
 
 class Trainer:
@@ -98,7 +122,7 @@ class Trainer:
         )
         self.window = Window(level.config.metrics_window)
         self.resumed, self.progress = self._resume(kafka, stack)
-        self.writer = stack.enter_context(RecordWriter(kafka))
+        self.writer = stack.enter_context(RecordWriter(kafka, linger_ms=LINGER_MS))
         # Up to here a signal ends the process at once; from here on there is order to keep.
         self.stopping = stop_event()
         stack.callback(self._give_up_writing().set)
@@ -204,20 +228,17 @@ class Trainer:
         """The loop, up to its end.
 
         Raises:
-            UserError: the model diverged, the log cannot be read, or another rank is gone.
+            UserError: the model diverged, the log cannot be read, or Kafka did not take
+                what was published.
         """
         try:
             if self.resumed is not None and self.ranks.rank == 0:
                 # A crash may have come between the rename and the announcement.
                 self.publisher.model(self.resumed, {})
-            return self._loop().run()
-        except RuntimeError as error:
-            if self.ranks.size == 1 or not _LOST_PEER.search(str(error)):
-                raise
-            raise UserError(
-                f"rank {self.ranks.rank} lost another rank ({one_line(error)[:80]}); "
-                "what ended that one is in its own output"
-            ) from error
+            progress = self._loop().run()
+            if self.failed is None:
+                self.writer.flush()  # the last model's announcement is still under way
+            return progress
         finally:
             self.stopping.set()  # a failure, too, waits only so long for Kafka
 
