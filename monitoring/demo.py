@@ -61,7 +61,10 @@ def command(loaded: Loaded[Config], minutes: float, resume: bool) -> None:
         flag = "--set=run_dir=run/demo"
         config = loaded.config.model_copy(update={"run_dir": Path("run/demo")})
         loaded = Loaded(config, loaded.origins, (*loaded.arguments, flag))
-    sys.exit(Demo(loaded, minutes).run(resume))
+    try:
+        sys.exit(Demo(loaded, minutes).run(resume))
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 class Demo:

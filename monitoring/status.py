@@ -70,6 +70,8 @@ def command(loaded: Loaded[Config], once: bool, as_json: bool, interval: float) 
                     click.echo(to_json(snapshot) if as_json else line(snapshot))
     except KeyboardInterrupt:
         pass
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _interrupt(signum: int, frame: Any) -> None:
