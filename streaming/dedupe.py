@@ -25,7 +25,8 @@ class RecentIds:
 
     def count(self, ids: np.ndarray) -> int:
         """How many of ``ids`` (int64 [n], not below 0) were seen before; remembers them."""
-        once = np.unique(ids)
+        ordered = np.sort(ids)
+        once = ordered[np.flatnonzero(np.diff(ordered, prepend=_EMPTY))]
         slot = ((once.astype(np.uint64) * _MIX) >> self._shift).astype(np.int64)
         before = int((self._slots[slot] == once).sum())
         self._slots[slot] = once

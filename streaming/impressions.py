@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -173,6 +173,7 @@ class Batch:
     positions: Positions  # after this batch, for every partition that is read
     watermark: int  # greatest event time read so far, ms
     appended_at: int | None = None  # oldest Kafka timestamp in it, wall clock, ms
+    prepared: Any = None  # what the reader was told to make of the rows
 
     def __len__(self) -> int:
         return int(self.rows.num_rows)

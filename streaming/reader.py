@@ -5,6 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
 
 from streaming.connection import KafkaConfig
 from streaming.dead_letters import DeadLetter
@@ -52,6 +55,7 @@ class LogReader:
         dead_letters: takes what cannot be used, in the reader's thread, before any
             position passes it: flush where it writes before saving positions.
         group_id: consumer group for :meth:`commit`; None: do not commit.
+        prepare: makes `Batch.prepared` of a batch's rows, in the reader's thread.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class LogReader:
         until_end: bool = False,
         group_id: str | None = None,
         config: ReaderConfig = DEFAULT_CONFIG,
+        prepare: Callable[[pa.RecordBatch], Any] | None = None,
     ) -> None:
         self._shared = Shared()
         self._delivered: Positions | None = None
@@ -76,7 +81,9 @@ class LogReader:
         what = Assignment(
             topic, batch_size, rank, world_size, start, watermark, until_end, group_id
         )
-        self._thread = ReaderThread(kafka, what, schema, config, dead_letters, self._shared)
+        self._thread = ReaderThread(
+            kafka, what, schema, config, dead_letters, self._shared, prepare
+        )
         self._thread.start()
 
     @property

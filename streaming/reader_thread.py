@@ -10,8 +10,10 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import pyarrow as pa
 
 from streaming.codec import decode
 from streaming.connection import KafkaConfig
@@ -89,6 +91,7 @@ class ReaderThread(threading.Thread):
         config: ReaderConfig,
         dead_letters: Callable[[DeadLetter], None],
         shared: Shared,
+        prepare: Callable[[pa.RecordBatch], Any] | None = None,
     ) -> None:
         super().__init__(name=f"reader of {what.topic}", daemon=True)
         self._kafka = kafka
@@ -97,6 +100,7 @@ class ReaderThread(threading.Thread):
         self._config = config
         self._dead_letters = dead_letters
         self._shared = shared
+        self._prepare = prepare
         self._counts = shared.counts
         self._recent = RecentIds(config.duplicate_window) if config.duplicate_window else None
         self._silence = Silence(config.idle_partition_seconds)
@@ -228,6 +232,8 @@ class ReaderThread(threading.Thread):
                 self._counts.duplicates += self._recent.count(
                     batch.rows.column(IMPRESSION_ID).to_numpy()
                 )
+            if self._prepare is not None:
+                batch = replace(batch, prepared=self._prepare(batch.rows))
             with shared.changed:
                 shared.batches.append(batch)
                 shared.changed.notify_all()

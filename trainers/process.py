@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from prometheus_client import CollectorRegistry
 
 from config import Config
@@ -38,6 +39,7 @@ from trainers.checkpoint import (
     require_same_shape,
 )
 from trainers.features import ModelBatch
+from trainers.host_memory import keep_freed_memory
 from trainers.learner import Learner
 from trainers.levels import Level
 from trainers.levels import level as find_level
@@ -66,6 +68,7 @@ def train(config: Config, name: str, *, until_end: bool = False) -> Progress:
     Raises:
         UserError: whatever the person at the terminal can put right.
     """
+    keep_freed_memory()
     kafka = resolve(config.kafka, config.run_dir)
     create_topics(kafka, config.topics)
     level = find_level(name, config)
@@ -197,6 +200,7 @@ class Trainer:
             until_end=self.until_end,
             group_id=f"ecdctr-{self.level.name}",
             config=config.reader,
+            prepare=self._prepare,  # beside learning, not before it
         )
 
     def _observe(self, config: Config, stack: contextlib.ExitStack) -> Observer:
@@ -261,9 +265,11 @@ class Trainer:
         return self.learner.steps(map(self._prepared, batches))
 
     def _prepared(self, batch: Batch | None) -> ModelBatch:
-        rows = self.schema.empty() if batch is None else batch.rows
-        pad_to = self.rank_batch if self.ranks.size > 1 else None
-        return self.learner.to_batch(rows, pad_to)
+        made: ModelBatch = self._prepare(self.schema.empty()) if batch is None else batch.prepared
+        return made
+
+    def _prepare(self, rows: pa.RecordBatch) -> ModelBatch:
+        return self.learner.to_batch(rows, self.rank_batch if self.ranks.size > 1 else None)
 
     def _bury(self, letter: DeadLetter) -> None:
         for value, headers in letter.records():
