@@ -22,6 +22,7 @@ QUIET_SECONDS = 60.0
 _CONNECTION = re.compile(
     r"ConnectionError|ECONN|EHOST|ENET|disconnected|[Cc]onnection (lost|failed|refused|closed)"
     r"|Metadata refresh|[Nn]o node available|NoBrokersAvailable|not ready|NodeNotReady|backoff"
+    r"|Error (receiving|sending) (network|request) data"
     r"|Bootstrap|[Tt]imed out|Timeout|oordinator.*(dead|unavailable|NotCoordinator)"
 )
 # Lost to a refusal of ours, not to absence: the user has to read these.
@@ -34,6 +35,7 @@ _LOGGERS = (
     "kafka.cluster",
     "kafka.consumer.fetcher",
     "kafka.consumer.group",
+    "kafka.coordinator",
     "kafka.coordinator.base",
     "kafka.coordinator.consumer",
     "kafka.coordinator.heartbeat",

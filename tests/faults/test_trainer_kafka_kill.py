@@ -12,6 +12,7 @@ def test_kafka_killed_twice(make_home, mortal_kafka, undisturbed):
     home = make_home()
     life = home.live()
     try:
+        # The second time it has caught up meanwhile, and often is about to end.
         for step in (15, 75):
             wait_until(lambda step=step: home.reached() >= step, 60, f"step {step}")
             mortal_kafka.kill()
@@ -25,4 +26,5 @@ def test_kafka_killed_twice(make_home, mortal_kafka, undisturbed):
             mortal_kafka.restart()
     assert life.end(90) == 0, life.said()
     assert assert_same_end(home, undisturbed) == 0, "the process went on, it did not start over"
-    assert len(life.said().splitlines()) <= 6, f"said once, not at every attempt: {life.said()}"
+    assert "Traceback" not in life.said()
+    assert len(life.said().splitlines()) <= 10, f"said once, not at every attempt: {life.said()}"

@@ -113,7 +113,7 @@ def test_ranks_that_have_nothing_to_share(make_home, mortal_kafka, settings, par
     home = replace(make_home(), topics=topics)
     home.write_settings(settings)
     for life in home.live_ranks(2):
-        assert_refused(life, *words)
+        assert_refused(life, *words)  # every rank, however soon the other one has ended
 
 
 def test_metrics_port_that_is_taken(make_home):

@@ -43,6 +43,7 @@ def test_a_thousand_failed_attempts_are_two_lines(said, clock):
         said("Connection failed: KafkaConnectionError: 111 ECONNREFUSED")
         said("Metadata refresh: failed KafkaConnectionError", name="kafka.cluster")
         said("Bootstrap bootstrap-0 not ready; waiting 0.11 secs", logging.WARNING)
+        said("<KafkaTCPTransport [none]>: Error receiving network data closing socket")
         clock.now += 0.01
     lines = said(CONNECTED, logging.INFO)
     assert [line.split(";")[0] for line in lines] == [
