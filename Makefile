@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 FLAVOUR := $(shell if [ -e /proc/driver/nvidia/version ] || command -v nvidia-smi >/dev/null 2>&1; then echo gpu; else echo cpu; fi)
 READY := $(VENV)/.ready-$(FLAVOUR)
 
-.PHONY: help setup demo test lint format bench soak gpu-check kafka-jars requirements clean
+.PHONY: help setup demo test lint format bench soak gpu-check requirements clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -44,7 +44,7 @@ gpu-check: $(READY) ## On a machine with a GPU: train, resume, compare with the 
 
 requirements: ## Compile requirements/*.txt anew from pyproject.toml
 	@for flavour in cpu gpu; do \
-	  uv pip compile -q pyproject.toml --extra $$flavour --extra dev --universal \
+	  $$(command -v uv || echo $(VENV)/tools/bin/uv) pip compile -q pyproject.toml --extra $$flavour --extra dev --universal \
 	    --no-annotate --no-header --no-emit-index-url -o requirements/$$flavour.txt; \
 	done
 

@@ -99,6 +99,7 @@ class Demo:
                 with self._shown() as show:
                     over = self._watch(observer, show)
                 if not over:
+                    self._say("stopped; 'ecdctr demo --resume' goes on from here")
                     return 130
                 return self._conclude(observer)
         finally:
@@ -121,7 +122,7 @@ class Demo:
 
     def _start(self) -> bool:
         if not self.config.kafka.bootstrap_servers:
-            self._say("starting Kafka (the first time, its jars are fetched: 43 MB)")
+            self._say("starting Kafka (43 MB are fetched the first time)")
             self.kafka.start()
         while not self.stopping.is_set():
             if self._kafka_answers():
@@ -163,9 +164,11 @@ class Demo:
 
     def _with_children(self, snapshot: Snapshot) -> Snapshot:
         """Children that did not register, or not yet: Kafka, and who still imports."""
-        known = {process.name for process in snapshot.processes}
+        coming = {child.name for child in self.children if child.running}
+        shown = [p for p in snapshot.processes if p.state != "dead" or p.name not in coming]
+        known = {process.name for process in shown}
         more = [self._state(child) for child in self.children if child.name not in known]
-        return replace(snapshot, processes=(*snapshot.processes, *filter(None, more)))
+        return replace(snapshot, processes=(*shown, *filter(None, more)))
 
     def _state(self, child: Child) -> ProcessState | None:
         if child.process is None:
@@ -178,7 +181,8 @@ class Demo:
     def _tend(self) -> None:
         for child in self.children:
             process = child.process
-            if process is not None and process.poll() == 2:
+            # At its first start that is a mistake of the user's; later, Kafka may be away.
+            if process is not None and process.poll() == 2 and not child.restarts:
                 raise UserError(f"{child.name} cannot run: {child.last_words()}")
             if event := child.tend():
                 self._message = event

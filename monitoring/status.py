@@ -146,8 +146,15 @@ class Observer:
         raise UserError(
             f"nothing runs in {self._config.run_dir}"
             + (f" any more (died: {dead})" if dead else "")
-            + "; 'ecdctr demo' starts everything, --run-dir looks elsewhere"
+            + f"; {_elsewhere(self._config.run_dir)}"
         )
+
+
+def _elsewhere(run_dir: Path) -> str:
+    demo = run_dir / "demo"
+    if any(process.alive for process in running(demo)):
+        return f"a demo runs: --run-dir {demo} shows it"
+    return "'ecdctr demo' starts everything, --run-dir looks elsewhere"
 
 
 class _Sparing:

@@ -52,7 +52,7 @@ class Watcher(Protocol):
         self, batch: Batch, probability_B: np.ndarray, loss: float, seconds: float
     ) -> None: ...
 
-    def turn(self) -> None: ...
+    def turn(self, progress: Progress) -> None: ...
 
     def stalled(self, seconds: float) -> None: ...
 
@@ -110,7 +110,7 @@ class Loop:
             if turn.learn:
                 under_way.append((batch, time.perf_counter()))
                 yield batch
-            self.watcher.turn()
+            self.watcher.turn(self.progress)
             self._over = turn.stop
             # What all ranks agreed on, not `saver.idle`: all of them must save, or none.
             self._save_now = turn.may_save and self._due(self.progress.step + len(under_way))

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from dataclasses import asdict
 
+import click
 import numpy as np
 
 from monitoring.exporter import Progress as Liveness
@@ -13,10 +14,13 @@ from monitoring.telemetry import TrainerTelemetry
 from monitoring.window import Window, WindowMetrics
 from streaming.impressions import CLICK, EVENT_TIME, Batch, ImpressionSchema
 from streaming.reader import LogReader
+from trainers.checkpoint import Progress
 from trainers.learner import Learner
+from trainers.narration import ending, going
 from trainers.saver import Saved
 
 MEASURE_SECONDS = 2.0
+NARRATE_SECONDS = 10.0
 
 
 class Observer:
@@ -36,6 +40,8 @@ class Observer:
         self._told: Counter[str] = Counter()
         self._unpublished: list[int] = []  # Kafka timestamps, ms, of what no checkpoint has learnt
         self._latest: WindowMetrics | None = None
+        self._learnt = 0
+        self._narrated = (time.monotonic(), 0)
 
     def learnt(self, batch: Batch, probability_B: np.ndarray, loss: float, seconds: float) -> None:
         rows = batch.rows
@@ -45,6 +51,7 @@ class Observer:
             probability_B,
             rows.column(EVENT_TIME).to_numpy(),
         )
+        self._learnt += len(batch)
         self.telemetry.learnt(len(batch), seconds, loss)
         self.telemetry.watermark(batch.watermark)
         if batch.appended_at is not None:
@@ -53,11 +60,13 @@ class Observer:
     def stalled(self, seconds: float) -> None:
         self.telemetry.checkpoint_stalled(seconds)
 
-    def turn(self) -> None:
+    def turn(self, progress: Progress) -> None:
         self.liveness.mark()
         if time.monotonic() >= self._next_measure:
             self.measure()
             self._next_measure = time.monotonic() + MEASURE_SECONDS
+        if (line := self.narrate(progress)) is not None:
+            click.echo(line)
 
     def measure(self) -> None:
         self._latest = self.window.metrics()
@@ -75,6 +84,18 @@ class Observer:
         self.telemetry.unknown("column", self._since("unknown", counts.unknown))
         for reason, count in dict(counts.bad).items():
             self.telemetry.dead_letters(str(reason), self._since(f"bad {reason}", count))
+
+    def narrate(self, progress: Progress) -> str | None:
+        """A line on how it goes, when one is due and there is news."""
+        (at, learnt), now = self._narrated, time.monotonic()
+        if now - at < NARRATE_SECONDS or learnt == self._learnt or self._latest is None:
+            return None
+        self._narrated = (now, self._learnt)
+        rate = (self._learnt - learnt) / (now - at)
+        return going(progress, rate, self._reader.lag().records, self._latest)
+
+    def conclude(self, progress: Progress) -> list[str]:
+        return ending(progress, self.window.metrics(), self._reader.counts.bad)
 
     def metrics(self) -> dict[str, float]:
         """The window as last measured; may be called from any thread."""

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pyarrow as pa
 from prometheus_client import CollectorRegistry
@@ -44,6 +45,7 @@ from trainers.learner import Learner
 from trainers.levels import Level
 from trainers.levels import level as find_level
 from trainers.loop import Loop
+from trainers.narration import beginning
 from trainers.observer import Observer
 from trainers.publisher import Publisher
 from trainers.ranks import Ranks
@@ -239,12 +241,28 @@ class Trainer:
             if self.resumed is not None and self.ranks.rank == 0:
                 # A crash may have come between the rename and the announcement.
                 self.publisher.model(self.resumed, {})
+            place = self.learner.place
+            self._say(
+                beginning(
+                    self.level.name,
+                    self.level.topic,
+                    place.device.type,
+                    place.world_size,
+                    self.progress,
+                )
+            )
             progress = self._loop().run()
+            for sentence in self.observer.conclude(progress):
+                self._say(sentence)
             if self.failed is None:
                 self.writer.flush()  # the last model's announcement is still under way
             return progress
         finally:
             self.stopping.set()  # a failure, too, waits only so long for Kafka
+
+    def _say(self, words: str) -> None:
+        if self.ranks.rank == 0:
+            click.echo(words)
 
     def _loop(self) -> Loop:
         return Loop(

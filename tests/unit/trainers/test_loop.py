@@ -83,7 +83,7 @@ class World:
     def learnt(self, batch, probability_B, loss, seconds):
         self.events.append(("learnt",))
 
-    def turn(self):
+    def turn(self, progress):
         pass
 
     def stalled(self, seconds):
