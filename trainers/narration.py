@@ -1,13 +1,22 @@
-"""What a trainer says in its terminal or log: where it begins, how it goes, how it ended. Pure."""
+"""What a trainer says in its terminal or log: where it begins, how it goes, how it ended."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+import click
+
 from monitoring.window import WindowMetrics
 from trainers.checkpoint import Progress
+
+
+def say(words: str) -> None:
+    """Print; a full disk under the log file or a reader that left must not stop the trainer."""
+    with contextlib.suppress(OSError):
+        click.echo(words)
 
 
 def beginning(level: str, topic: str, device: str, ranks: int, progress: Progress) -> str:

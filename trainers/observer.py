@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from dataclasses import asdict
 
-import click
 import numpy as np
 
 from monitoring.exporter import Progress as Liveness
@@ -16,7 +15,7 @@ from streaming.impressions import CLICK, EVENT_TIME, Batch, ImpressionSchema
 from streaming.reader import LogReader
 from trainers.checkpoint import Progress
 from trainers.learner import Learner
-from trainers.narration import ending, going
+from trainers.narration import ending, going, say
 from trainers.saver import Saved
 
 MEASURE_SECONDS = 2.0
@@ -66,7 +65,7 @@ class Observer:
             self.measure()
             self._next_measure = time.monotonic() + MEASURE_SECONDS
         if (line := self.narrate(progress)) is not None:
-            click.echo(line)
+            say(line)
 
     def measure(self) -> None:
         self._latest = self.window.metrics()

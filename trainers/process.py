@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import pyarrow as pa
 from prometheus_client import CollectorRegistry
@@ -45,7 +44,7 @@ from trainers.learner import Learner
 from trainers.levels import Level
 from trainers.levels import level as find_level
 from trainers.loop import Loop
-from trainers.narration import beginning
+from trainers.narration import beginning, say
 from trainers.observer import Observer
 from trainers.publisher import Publisher
 from trainers.ranks import Ranks
@@ -262,7 +261,7 @@ class Trainer:
 
     def _say(self, words: str) -> None:
         if self.ranks.rank == 0:
-            click.echo(words)
+            say(words)
 
     def _loop(self) -> Loop:
         return Loop(

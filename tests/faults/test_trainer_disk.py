@@ -88,6 +88,13 @@ def test_a_full_disk_does_not_stop_the_trainer(small_disk, undisturbed):
     goes_on(small_disk, filler, undisturbed)
 
 
+def test_a_log_that_takes_no_more_does_not_stop_the_trainer(make_home, undisturbed):
+    home = make_home()
+    life = home.live(told="/dev/full")
+    assert life.end(90) == 0 and not life.complaints(), life.said()
+    assert assert_same_end(home, undisturbed) == 0
+
+
 @pytest.mark.timeout(120)
 def test_the_last_checkpoint_cannot_be_written(make_home, undisturbed):
     home = make_home()

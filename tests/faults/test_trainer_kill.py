@@ -62,7 +62,12 @@ def test_20_kills_leave_no_trace(make_home, undisturbed):
 def test_a_process_started_from_the_command_line_is_killed(make_home, undisturbed):
     home = make_home()
     process = subprocess.Popen(
-        [*ECDCTR, *home.arguments()], env=environ(), cwd=ROOT, stderr=subprocess.PIPE, text=True
+        [*ECDCTR, *home.arguments()],
+        env=environ(),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         wait_until(lambda: home.newest_step() >= 30, 120, "some checkpoints")

@@ -52,7 +52,12 @@ def test_stopped_before_the_first_batch(make_home):
 def test_stopped_while_torch_is_being_imported(make_home, number):
     home = make_home()
     process = subprocess.Popen(
-        [*ECDCTR, *home.arguments()], env=environ(), cwd=ROOT, stderr=subprocess.PIPE, text=True
+        [*ECDCTR, *home.arguments()],
+        env=environ(),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     maps = Path(f"/proc/{process.pid}/maps")
     try:
@@ -82,7 +87,12 @@ def test_stopped_while_kafka_does_not_answer(make_home):
 def test_a_process_started_from_the_command_line_is_stopped(make_home, undisturbed):
     home = make_home()
     process = subprocess.Popen(
-        [*ECDCTR, *home.arguments()], env=environ(), cwd=ROOT, stderr=subprocess.PIPE, text=True
+        [*ECDCTR, *home.arguments()],
+        env=environ(),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         wait_until(lambda: home.newest_step() >= 20, 90, "some checkpoints")

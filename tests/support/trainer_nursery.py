@@ -6,8 +6,10 @@ tensor was ever made, no process group joined, no Python thread started. A fork 
 command line for real, in a process of its own that may be killed for real. One line of
 JSON in and one out, on standard input and output:
 
-    {"arguments": [...], "output": path, "environ": {...}}      {"pid": 123}
-    {"poll": 123}                                               {"status": null | -9 | 0 ...}
+    {"arguments": [...], "told": path, "output": path, "environ": {...}}    {"pid": 123}
+    {"poll": 123}                                         {"status": null | -9 | 0 ...}
+
+``told`` takes what the trainer prints, ``output`` what it has to complain of.
 """
 
 from __future__ import annotations
@@ -64,7 +66,8 @@ def _become(request: dict[str, Any]) -> None:
     os.setsid()
     nothing = os.open(os.devnull, os.O_RDONLY)
     output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for descriptor, ours in ((0, nothing), (1, output), (2, output)):
+    told = os.open(request["told"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for descriptor, ours in ((0, nothing), (1, told), (2, output)):
         os.dup2(ours, descriptor)
     os.environ.update(request["environ"])
 

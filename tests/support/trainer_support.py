@@ -242,10 +242,11 @@ class Life:
         return status
 
     def said(self) -> str:
+        """Its standard error."""
         return self.output.read_text(errors="replace")
 
     def complaints(self) -> list[str]:
-        """The lines that it printed, but for those on Kafka's coming and going."""
+        """The lines of its standard error, but for those on Kafka's coming and going."""
         return [line for line in self.said().splitlines() if "kafka_logging" not in line]
 
 
@@ -285,13 +286,14 @@ class Home:
             *more,
         ]
 
-    def live(self, *more: str, until_end: bool = True, **environment: str) -> Life:
-        """Fork a trainer."""
+    def live(self, *more: str, until_end: bool = True, told: str = "", **environment: str) -> Life:
+        """Fork a trainer; ``told``: where its standard output goes."""
         self.lives += 1
         output = self.run_dir / f"life-{self.lives}.log"
         request = {
             "arguments": self.arguments(*more, until_end=until_end),
             "output": str(output),
+            "told": told or f"{output}.told",
             "environ": environment,
         }
         return Life(self.nursery, self.nursery.ask(request)["pid"], output)
