@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import model_validator
 
 from monitoring.settings import MonitoringConfig
 from settings import Loaded, Section, load
@@ -30,6 +31,17 @@ class Config(Section):
     market: MarketConfig = MarketConfig()
     actr: LevelConfig = LevelConfig()
     monitoring: MonitoringConfig = MonitoringConfig()
+
+    @model_validator(mode="after")
+    def _tables_exist(self) -> Config:
+        tables = {feature.table_name for feature in self.impressions.sparse}
+        for name in self.actr.model.tables:
+            if name not in tables:
+                raise ValueError(
+                    f"actr.model.tables.{name}: no feature has that table; "
+                    f"there are {', '.join(sorted(tables))}"
+                )
+        return self
 
 
 def configured(

@@ -30,6 +30,9 @@ _NO_ROWS = np.empty(0, dtype=np.int32)
 _MAX_CACHED_PLANS = 256
 _MAX_SCHEMA_BYTES = 65_536
 
+MAX_DETAIL = 200
+"""Characters of an error that a letter carries."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bad:
@@ -86,7 +89,10 @@ def decode(
         return _checked(value or b"", batches, found, timestamp, schema)
     except Refused as refusal:
         bad = Bad(refusal.reason, refusal.detail, _NO_ROWS, refusal.rows, value or b"")
-        return Decoded(schema.empty(), _NO_ROWS, 0, [bad])
+    except Exception as error:  # whatever a stranger's bytes bring about, the stream goes on
+        detail = f"{type(error).__name__}: {error}"[:MAX_DETAIL]
+        bad = Bad(Reason.UNDECODABLE_ARROW, detail, _NO_ROWS, 1, value or b"")
+    return Decoded(schema.empty(), _NO_ROWS, 0, [bad])
 
 
 # -- checking -----------------------------------------------------------------

@@ -28,6 +28,8 @@ from streaming.validation import Reason
 MAX_RECORD_BYTES = 900_000
 """Value and headers together; brokers take 1,048,576 by default."""
 _MIN_PART_BYTES = 100_000
+_MAX_HEADER_BYTES = 200_000  # of headers together, and of a key
+_HEADER_OVERHEAD = 8 + len("original-")
 _ORIGINAL = "original-"
 RESENT_AT = "resent-at"
 
@@ -59,7 +61,7 @@ class DeadLetter:
     def records(self, limit: int = MAX_RECORD_BYTES) -> list[Record]:
         """The records to write, in order; all of them take :attr:`key`."""
         headers = self._headers()
-        room = max(limit - _size(headers), _MIN_PART_BYTES)
+        room = max(limit - _size(headers) - len(self.key or b""), _MIN_PART_BYTES)
         if len(self.value) <= room:
             return [(self.value, headers)]
         starts = range(0, len(self.value), room)
@@ -94,10 +96,32 @@ def kept_headers(headers: Headers) -> list[tuple[str, bytes]]:
     ]
 
 
+def _fitting(
+    key: bytes | None, headers: Headers
+) -> tuple[bytes | None, list[tuple[str, bytes]], str]:
+    """Key and headers as far as they leave room for a part of the bytes, and what was left out.
+
+    A broker's limit holds for a record as a whole, and its key and headers cannot be split.
+    """
+    kept, left_out, size = [], [], 0
+    # A header without content is null on the wire, and no letter needs it.
+    for name, content in ((n, c) for n, c in headers if c is not None):
+        size += len(name) + len(content) + _HEADER_OVERHEAD
+        if size <= _MAX_HEADER_BYTES:
+            kept.append((name, content))
+    if size > _MAX_HEADER_BYTES:
+        left_out.append(f"{len(headers) - len(kept)} headers left out")
+    if key is not None and len(key) > _MAX_HEADER_BYTES:
+        left_out.append(f"key of {len(key)} bytes cut")
+        key = key[:_MAX_HEADER_BYTES]
+    return key, kept, "; ".join(left_out)
+
+
 def dead_letter(
     bad: Bad, topic: str, partition: int, offset: int, key: bytes | None, headers: Headers
 ) -> DeadLetter:
     """The letter for what :func:`streaming.codec.decode` found bad in one record."""
+    key, kept, left_out = _fitting(key, headers)
     return DeadLetter(
         topic=topic,
         partition=partition,
@@ -106,10 +130,9 @@ def dead_letter(
         reason=bad.reason,
         count=bad.count,
         value=bad.value,
-        detail=bad.detail,
+        detail="; ".join(filter(None, (bad.detail, left_out))),
         key=key,
-        # A header without content is null on the wire, and no letter needs it.
-        headers=tuple((name, content) for name, content in headers if content is not None),
+        headers=tuple(kept),
     )
 
 
@@ -138,7 +161,7 @@ class Assembly:
             letter = _parse(value, headers, named, key)
             part, _, parts = named.get("part", b"1/1").decode().partition("/")
             part_i, parts_n = int(part), int(parts)
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, AttributeError, TypeError):  # null headers, too
             self.foreign += 1
             return None
         if RESENT_AT in named:

@@ -29,6 +29,15 @@ FeatureKind = Literal["id", "categorical", "numeric"]
 IMPRESSION_ID = "impression_id"
 EVENT_TIME = "event_time"
 CLICK = "click"
+TAKEN = """
+add_module apply bfloat16 buffers call_super_init children clear compile cpu cuda double
+dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter
+get_submodule half ipu items keys load_state_dict modules mtia named_buffers named_children
+named_modules named_parameters parameters pop register_buffer register_forward_hook
+register_module register_parameter requires_grad_ set_extra_state set_submodule share_memory
+state_dict to to_empty train training type update values xpu zero_grad
+""".split()  # noqa: SIM905
+"""Attributes of PyTorch's modules, which tables become by name."""
 REQUIRED = {IMPRESSION_ID: pa.int64(), EVENT_TIME: pa.int64(), CLICK: pa.int8()}
 
 
@@ -39,7 +48,7 @@ class Feature(Section):
     """`id`: grows without bound, rows are managed; `categorical`: hashed; `numeric`: a float."""
     multi: bool = False
     """A list of values, such as a user's recent items; pooled by sum."""
-    table: str = ""
+    table: str = Field("", pattern=r"^([a-z][a-z0-9_]*)?$")
     """Embedding table; default: one named after the feature. Two features may share one."""
     basic: bool = False
     """One of the few features that TPM reads."""
@@ -50,6 +59,11 @@ class Feature(Section):
     def _fits(self) -> Feature:
         if self.kind == "numeric" and (self.multi or self.table):
             raise ValueError(f"numeric feature '{self.name}' takes neither multi nor table")
+        if self.sparse and self.table_name in TAKEN:
+            raise ValueError(
+                f"a table cannot be called '{self.table_name}', PyTorch has that name for itself: "
+                f"give the feature another one, such as table = '{self.table_name}_ids'"
+            )
         if self.name in REQUIRED:
             raise ValueError(f"'{self.name}' is a column of every impression, not a feature")
         return self

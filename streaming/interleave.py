@@ -1,10 +1,11 @@
 """Puts a topic's partitions in one order and cuts batches, by what the records say.
 
-Records are merged by (event time of the first good row, partition, offset), each
-whole, and a batch ends after exactly ``batch_size`` rows, in the middle of a record
-if need be. The sequence and the cuts are a function of the log's contents and the
-starting positions alone: whatever order records arrive in, a record is taken only
-when every partition has shown its next one, or has been declared at its end.
+Records are merged by (event time of the first good row, but no later than the record
+was appended; partition; offset), each whole, and a batch ends after exactly
+``batch_size`` rows, in the middle of a record if need be. The sequence and the cuts
+are a function of the log's contents and the starting positions alone: whatever order
+records arrive in, a record is taken only when every partition has shown its next one,
+or has been declared at its end.
 
 A record that was cut goes on first after a restart: it was chosen already.
 """
@@ -136,6 +137,9 @@ class Interleaver:
         if not resumes:
             self._cut_short.discard(partition)
         time = rows.column(EVENT_TIME)[0].as_py()
+        if appended_at is not None:
+            # A clock that runs ahead must not make its partition wait for that time to come.
+            time = min(time, appended_at)
         record = _Record(time, offset, rows, row_index, appended_at, taken)
         self._queues[partition].append(record)
         self._queued_rows[partition] += record.left

@@ -7,7 +7,7 @@ range, and every row its source, so that :class:`SourceFilter` can drop repeats.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +41,9 @@ PREDICTIONS = pa.schema(
 
 Headers = list[tuple[str, bytes]]
 
+MAX_ROWS = 8_192
+"""Impressions in a record, about 61 bytes each."""
+
 
 def encode_predictions(
     batch: Batch,
@@ -51,7 +54,9 @@ def encode_predictions(
     schema: ImpressionSchema,
     level: str,
 ) -> list[tuple[int, bytes, Headers]]:
-    """One record for each source partition of ``batch``: (source partition, value, headers).
+    """Records of one source partition of ``batch`` each: (source partition, value, headers).
+
+    There is one for every MAX_ROWS impressions, to stay below the broker's message limit.
 
     ``topic`` is the topic that ``batch`` was read from. Headers: source-topic,
     source-partition, first-offset, first-row, last-offset, last-row,
@@ -61,13 +66,20 @@ def encode_predictions(
         raise ValueError(f"{len(probability_B)} probabilities for {len(batch)} impressions")
     rows = _prediction_rows(batch, probability_B, model_version, schema)
     records = []
-    for partition in np.unique(batch.source.partition).tolist():
-        index = np.flatnonzero(batch.source.partition == partition)
+    for partition, index in _shares(batch.source.partition):
         part = rows if len(index) == len(batch) else rows.take(pa.array(index))
         first, last = _position(batch, index[0]), _position(batch, index[-1])
         headers = _headers(topic, partition, first, last, model_version, level)
         records.append((partition, _stream(part), headers))
     return records
+
+
+def _shares(partition_B: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Source partition and indexes of at most MAX_ROWS of its rows, in order."""
+    for partition in np.unique(partition_B).tolist():
+        index = np.flatnonzero(partition_B == partition)
+        for first in range(0, len(index), MAX_ROWS):
+            yield partition, index[first : first + MAX_ROWS]
 
 
 def _prediction_rows(

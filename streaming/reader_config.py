@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -18,7 +18,7 @@ class ReaderConfig(Section):
     """How long a partition whose end was reached holds the others back, wall clock, seconds."""
     on_gap: Literal["stop", "skip"] = "stop"
     """What to do when retention removed records that were not read: stop, or skip and count."""
-    begin: Literal["earliest", "latest"] | int = "earliest"
+    begin: Literal["earliest", "latest"] | Annotated[int, Field(ge=0, le=2**62)] = "earliest"
     """Where to begin without a checkpoint: an end of the log, or a record timestamp, ms."""
     duplicate_window: int = Field(65_536, ge=0)
     """Impressions among which a repeated impression id is noticed and counted; 0: do not look."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from settings import Section
 
@@ -28,6 +28,17 @@ class TopicsConfig(Section):
     """Replicas of a topic created by us."""
     retention_hours: int = Field(168, ge=1)
     """How long impressions, predictions and dead letters are kept, hours."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> TopicsConfig:
+        names = ("natural", "ad", "dead_letter", "snapshots", "historical", "predictions", "models")
+        seen: dict[str, str] = {}
+        for name in names:
+            topic = getattr(self, name)
+            if topic in seen:
+                raise ValueError(f"topics.{seen[topic]} and topics.{name} are both '{topic}'")
+            seen[topic] = name
+        return self
 
     def predictions_of(self, level: str) -> str:
         return f"{self.predictions}.{level}"

@@ -133,26 +133,34 @@ class CheckpointStore:
         Raises:
             UserError: there are checkpoints, and none of them is whole.
         """
-        paths = self.paths()
+        paths, damaged = self.paths(), []
         for path in paths:
             try:
-                return verify(path)
+                found = verify(path)
             except DamagedCheckpoint as error:
-                aside = path.with_name(f"damaged-{path.name}")
-                shutil.rmtree(aside, ignore_errors=True)
-                path.rename(aside)
-                log.error(
-                    "checkpoint %s is damaged (%s); kept as %s, using the one before",
-                    path,
-                    error,
-                    aside.name,
-                )
+                damaged.append((path, error))
+                continue
+            for bad, reason in damaged:
+                self._set_aside(bad, reason)
+            return found
         if paths:
             raise UserError(
-                f"every checkpoint in {self.directory} is damaged; restore one from a copy, "
+                f"every checkpoint in {self.directory} is damaged (the newest: {damaged[0][1]}); "
+                "restore one from a copy, "
                 "or move that folder away to start anew"
             )
         return None
+
+    def _set_aside(self, path: Path, error: DamagedCheckpoint) -> None:
+        aside = path.with_name(f"damaged-{path.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+        log.error(
+            "checkpoint %s is damaged (%s); kept as %s, using the one before",
+            path,
+            error,
+            aside.name,
+        )
 
     def _prune(self) -> None:
         for path in self.paths()[self.keep :]:

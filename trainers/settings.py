@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,7 +10,7 @@ from settings import Section
 
 
 class TableConfig(Section):
-    rows: int = Field(20_000, ge=2)
+    rows: int = Field(20_000, ge=2, le=2**40)
     """Rows of the table; for ids, how many can be known at once."""
     vocabulary: Literal["managed", "hashed"] = "managed"
     """For ids: `managed` admits and evicts (TorchRec's managed collision), `hashed` collides."""
@@ -19,7 +19,7 @@ class TableConfig(Section):
 
 
 class ModelConfig(Section):
-    dim: int = Field(16, ge=4, multiple_of=4)
+    dim: int = Field(16, ge=4, le=4096, multiple_of=4)
     """Width of every embedding."""
     ids: TableConfig = TableConfig()
     """Tables of id features, unless named in `tables`."""
@@ -31,11 +31,11 @@ class ModelConfig(Section):
     """Batches between two rounds of admission and eviction."""
     id_buckets: int = Field(8, ge=1)
     """Managed tables are cut into this many buckets: a multiple of every rank count to be used."""
-    cross_layers: int = Field(2, ge=0)
+    cross_layers: int = Field(2, ge=0, le=100)
     """DCNv2 cross layers (low rank)."""
-    cross_rank: int = Field(32, ge=1)
+    cross_rank: int = Field(32, ge=1, le=65_536)
     """Rank of a cross layer."""
-    hidden: tuple[int, ...] = (128, 64)
+    hidden: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = (128, 64)
     """Widths of the MLP's hidden layers."""
     batch_norm: bool = True
     """BatchNorm after every hidden layer."""
@@ -67,12 +67,12 @@ class LevelConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: cuda when there is one."""
-    threads: int = Field(0, ge=0)
+    threads: int = Field(0, ge=0, le=1_024)
     """Threads of one rank's arithmetic on a CPU; 0: PyTorch's own choice. One is best where
     other processes want the cores too: threads that wait for each other then wait long."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     """Of every initialisation."""
-    metrics_window: int = Field(50_000, ge=1_000)
+    metrics_window: int = Field(50_000, ge=1_000, le=100_000_000)
     """Impressions in the window over which the trainer reports GAUC and loss."""
 
     @model_validator(mode="after")

@@ -74,7 +74,10 @@ def write_state(
 
     Raises:
         OSError: the disk is full or not writable.
+        ValueError: a weight is not finite: the state is not worth keeping.
     """
+    for name, tensor in snapshot.state.items():
+        _require_finite(name, tensor)
     try:
         save(
             snapshot.state,
@@ -88,6 +91,14 @@ def write_state(
         raise OSError(f"could not write the state: {reasons}") from error
     except RuntimeError as error:
         raise OSError(f"could not write the state: {error}") from error
+
+
+def _require_finite(name: str, tensor: torch.Tensor | ShardedTensor) -> None:
+    parts = [tensor]
+    if isinstance(tensor, ShardedTensor):
+        parts = [shard.tensor for shard in tensor.local_shards()]
+    if not all(torch.isfinite(part).all() for part in parts if part.is_floating_point()):
+        raise ValueError(f"{name} is not finite: the model diverged")
 
 
 def read_state(state: State, directory: Path, rank: int, world_size: int) -> Hidden:

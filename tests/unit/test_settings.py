@@ -86,6 +86,27 @@ def test_checks_across_fields_reach_the_user():
         load(Config, None, {}, ["impressions.user=nobody"])
 
 
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("topics.dead_letter=impressions.ad", "topics.ad and topics.dead_letter are both"),
+        ("actr.model.tables.nosuch.rows=8", "no feature has that table"),
+        ("actr.model.hidden=[0]", "greater than or equal to 1"),
+        ("actr.seed=1e30", "seed"),
+        ("actr.model.ids.rows=800000000000000000000", "less than or equal to"),
+        ("reader.begin=-5", "reader.begin"),
+        (
+            'impressions.features=[{name="user_id",kind="id"},{name="type",kind="id"}]',
+            "a table cannot be called 'type'",
+        ),
+    ],
+)
+def test_what_would_fail_later_is_refused_at_once(flag, message):
+    with pytest.raises(UserError, match=message) as caught:
+        load(Config, None, {}, [flag])
+    assert "\n" not in str(caught.value)
+
+
 def test_every_setting_is_documented():
     undocumented = [key for key, field in keys(Config).items() if not field.description]
     assert undocumented == []

@@ -105,3 +105,10 @@ def test_a_step_written_again_replaces_itself(store):
     write(store, 1, b"a")
     path = write(store, 1, b"b")
     assert (verify(path).path / "sub" / "weights.bin").read_bytes() == b"b1"
+
+
+def test_all_damaged_stays_an_error_at_the_next_start(store):
+    alter_manifest(write(store, 2))
+    for _ in range(2):
+        with pytest.raises(UserError, match="start anew"):
+            store.latest()
