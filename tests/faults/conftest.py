@@ -30,7 +30,7 @@ from streaming.topic_admin import create_topics
 from streaming.topics import TopicsConfig
 from streaming.writer import RecordWriter
 
-IMPRESSIONS = 120 * BATCH + 20  # the last batch is a short one
+IMPRESSIONS = 80 * BATCH + 20  # the last batch is a short one
 BAD_RECORDS = 12
 
 

@@ -99,7 +99,7 @@ def test_a_log_that_takes_no_more_does_not_stop_the_trainer(make_home, undisturb
 def test_the_last_checkpoint_cannot_be_written(make_home, undisturbed):
     home = make_home()
     life = home.live()
-    wait_until(lambda: home.newest_step() >= 60, 60, "a checkpoint")
+    wait_until(lambda: home.newest_step() >= 40, 60, "a checkpoint")
     with size_limit(home, life):
         wait_until(lambda: " failed: " in life.said(), 60, "a failed checkpoint")
         life.signal(signal.SIGTERM)
@@ -116,7 +116,7 @@ def test_the_last_checkpoint_cannot_be_written(make_home, undisturbed):
 def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(make_home, undisturbed):
     home = make_home()
     life = home.live()
-    wait_until(lambda: home.newest_step() >= 40, 60, "some checkpoints")
+    wait_until(lambda: home.newest_step() >= 30, 60, "some checkpoints")
     life.signal(signal.SIGTERM)
     assert life.end() == 0
     path = home.newest().path

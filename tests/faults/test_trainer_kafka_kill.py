@@ -8,22 +8,21 @@ from trainer_support import wait_until
 
 
 @pytest.mark.timeout(240)
-def test_kafka_killed_twice(make_home, mortal_kafka, undisturbed):
+def test_kafka_is_killed_on_the_way_and_at_the_end(make_home, mortal_kafka, undisturbed):
     home = make_home()
     life = home.live()
+    last = undisturbed.home.newest_step()
     try:
-        # The second time it has caught up meanwhile, and often is about to end.
-        for step in (15, 75):
-            wait_until(lambda step=step: home.reached() >= step, 60, f"step {step}")
-            mortal_kafka.kill()
-            assert not mortal_kafka.running and life.status is None
-            # Nothing more is on disk than what Kafka has taken: the trainer comes to a stand.
-            wait_until(lambda: home.writing() or life.status is not None, 30, "a checkpoint")
-            assert life.status is None, life.said()
-            mortal_kafka.restart()
+        wait_until(lambda: home.reached() >= 15, 60, "step 15")
+        mortal_kafka.kill()
+        wait_until(lambda: "is lost; waiting for it" in life.said(), 30, "word of it")
+        assert life.status is None and home.reached() < last, life.said()
+        mortal_kafka.restart()
+        # Once more when there is nothing left but to say what the last model is.
+        wait_until(lambda: home.reached() == last, 90, "the last checkpoint")
+        mortal_kafka.kill()
     finally:
-        if not mortal_kafka.running:
-            mortal_kafka.restart()
+        mortal_kafka.restart()
     assert life.end(90) == 0, life.said()
     assert assert_same_end(home, undisturbed) == 0, "the process went on, it did not start over"
     assert "Traceback" not in life.said()

@@ -84,7 +84,7 @@ def test_two_ranks_then_one_then_two(home):
 def test_a_rank_is_killed(home):
     """The other one ends by itself, in one line; together they go on."""
     log = Log(home)
-    log.grow(60 * BATCH)
+    log.grow(40 * BATCH)
     lives = home.live_ranks(2)
     wait_until(lambda: home.newest_step() >= 9, 60, "some checkpoints")
     lives[1].signal(signal.SIGKILL)
@@ -102,7 +102,7 @@ def test_a_rank_is_killed(home):
 def test_ranks_stop_together(home):
     """A signal to one of them ends both, at the same step, with one checkpoint."""
     log = Log(home)
-    log.grow(60 * BATCH)
+    log.grow(40 * BATCH)
     lives = home.live_ranks(2)
     wait_until(lambda: home.newest_step() >= 6, 60, "some checkpoints")
     lives[1].signal(signal.SIGTERM)
