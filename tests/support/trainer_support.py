@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -35,6 +36,8 @@ PARTITIONS = 4
 BATCH = 64
 EVERY_BATCHES = 3
 FOREVER_HOURS = 1_000_000  # event times are years ago, and Kafka's retention goes by them
+
+_OF_KAFKA = re.compile(r"(WARNING|ERROR):(kafka\.|streaming\.kafka_logging)")
 
 # Fewer rows than ids, so that vocabularies admit and evict all the time.
 SETTINGS = f"""
@@ -247,7 +250,7 @@ class Life:
 
     def complaints(self) -> list[str]:
         """The lines of its standard error, but for those on Kafka's coming and going."""
-        return [line for line in self.said().splitlines() if "kafka_logging" not in line]
+        return [line for line in self.said().splitlines() if not _OF_KAFKA.match(line)]
 
 
 @dataclass
