@@ -23,6 +23,7 @@ from torchrec.distributed.types import ShardingEnv
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
+from embeddings.cpu_adagrad import use_compact_adagrad
 from embeddings.cpu_collision import clear_rows_on_cpu
 from embeddings.tables import bind_vocabularies, sharders
 from embeddings.vocabulary import ManagedIds
@@ -81,6 +82,7 @@ class Learner:
         self.vocabularies: dict[str, ManagedIds] = bind_vocabularies(self.model)
         if self.device.type == "cpu":
             clear_rows_on_cpu(self.model)
+            use_compact_adagrad()
         self.optimizer = _optimizer(self.model, config)
 
     @property
