@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from log_support import START_MS
 from trainer_support import (
-    BATCH,
+    BAD_RECORDS,
+    IMPRESSIONS,
     Home,
     Nursery,
-    Predictions,
-    assert_same_state,
-    dead_letters_of,
+    Undisturbed,
     fresh_topics,
     predictions_of,
-    records_of,
     wait_until,
     write_impressions,
 )
@@ -29,9 +25,6 @@ from streaming.embedded_kafka import EmbeddedKafka
 from streaming.topic_admin import create_topics
 from streaming.topics import TopicsConfig
 from streaming.writer import RecordWriter
-
-IMPRESSIONS = 80 * BATCH + 20  # the last batch is a short one
-BAD_RECORDS = 12
 
 
 @pytest.fixture(scope="session")
@@ -92,16 +85,6 @@ def own_topics(mortal_kafka: EmbeddedKafka) -> TopicsConfig:
     return topics
 
 
-@dataclass(frozen=True)
-class Undisturbed:
-    """A trainer that went through the bounded log in one go."""
-
-    home: Home
-    predictions: Predictions
-    start_seconds: float  # from its fork to its first checkpoint
-    cycle_seconds: float  # from one checkpoint to the next
-
-
 @pytest.fixture(scope="session")
 def undisturbed(
     nursery: Nursery,
@@ -128,16 +111,3 @@ def undisturbed(
         start_seconds=first - forked,
         cycle_seconds=(time.monotonic() - first) / cycles,
     )
-
-
-def assert_same_end(home: Home, undisturbed: Undisturbed) -> int:
-    """State, predictions, dead letters and announcement as without a fault; rows repeated."""
-    assert_same_state(home.newest(), undisturbed.home.newest())
-    found = predictions_of(home.kafka, home.topics)
-    assert found.impression_N.tolist() == list(range(IMPRESSIONS))
-    assert found.bits() == undisturbed.predictions.bits()
-    letters = dead_letters_of(home.kafka, home.topics)
-    assert len({(letter.partition, letter.offset) for letter in letters}) == BAD_RECORDS
-    *_, announced = records_of(home.kafka, home.topics.models_of("actr"))
-    assert json.loads(announced.value)["location"] == str(home.newest().path)
-    return found.repeated

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
-from conftest import assert_same_end
-from trainer_support import Home, Life, wait_until
+from trainer_support import Home, Life, assert_same_end, wait_until
 
 from monitoring.processes import running
 from trainers.checkpoint import verify

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import assert_same_end
-from trainer_support import wait_until
+from trainer_support import assert_same_end, wait_until
 
 
 @pytest.mark.timeout(240)

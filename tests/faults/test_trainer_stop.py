@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import assert_same_end
 from tests_support import ECDCTR, ROOT, environ
-from trainer_support import wait_until
+from trainer_support import assert_same_end, wait_until
 
 
 @pytest.mark.timeout(180)

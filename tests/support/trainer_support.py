@@ -33,7 +33,9 @@ from streaming.writer import RecordWriter
 from trainers.checkpoint import Checkpoint, verify
 
 PARTITIONS = 4
-BATCH = 64
+BATCH = 32
+IMPRESSIONS = 120 * BATCH + 20  # the last batch is a short one
+BAD_RECORDS = 12
 EVERY_BATCHES = 3
 FOREVER_HOURS = 1_000_000  # event times are years ago, and Kafka's retention goes by them
 
@@ -415,3 +417,26 @@ def wait_until(condition: Any, seconds: float, what: str, every: float = 0.002) 
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
         time.sleep(every)
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A trainer that went through the bounded log in one go."""
+
+    home: Home
+    predictions: Predictions
+    start_seconds: float  # from its fork to its first checkpoint
+    cycle_seconds: float  # from one checkpoint to the next
+
+
+def assert_same_end(home: Home, undisturbed: Undisturbed) -> int:
+    """State, predictions, dead letters and announcement as without a fault; rows repeated."""
+    assert_same_state(home.newest(), undisturbed.home.newest())
+    found = predictions_of(home.kafka, home.topics)
+    assert found.impression_N.tolist() == list(range(IMPRESSIONS))
+    assert found.bits() == undisturbed.predictions.bits()
+    letters = dead_letters_of(home.kafka, home.topics)
+    assert len({(letter.partition, letter.offset) for letter in letters}) == BAD_RECORDS
+    *_, announced = records_of(home.kafka, home.topics.models_of("actr"))
+    assert json.loads(announced.value)["location"] == str(home.newest().path)
+    return found.repeated
