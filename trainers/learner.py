@@ -162,10 +162,13 @@ class Learner:
             },
         }
 
-    def snapshot(self) -> Snapshot:
-        """A copy of everything in host memory, for `write_state` to write meanwhile."""
+    def snapshot(self, into: Snapshot | None = None) -> Snapshot:
+        """A copy of everything in host memory, for `write_state` to write meanwhile.
+
+        ``into``: an earlier snapshot that nobody needs any more; its memory is used again.
+        """
         return Snapshot(
-            state=copy_to_host(self.state()),
+            state=copy_to_host(self.state(), None if into is None else into.state),
             hidden=self.hidden_state(),
             rank=self.place.rank,
             world_size=self.place.world_size,

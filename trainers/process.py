@@ -135,6 +135,7 @@ class Trainer:
         self.reader = stack.enter_context(self._reader(config, kafka))
         stack.callback(self.saver.close)
         self.observer = self._observe(config, stack)
+        self._spare = self.learner.snapshot()  # its memory, made before it holds the loop up
         self.failed: str | None = None
         self._handed_over: list[int] = []
 
@@ -293,7 +294,9 @@ class Trainer:
             self.writer.send(self.topics.dead_letter, value, key=letter.key, headers=headers)
 
     def _snapshot(self) -> Write:
-        state, window = self.learner.snapshot(), self.window.state()
+        # The loop takes a snapshot only when the one before has been written.
+        state = self._spare = self.learner.snapshot(self._spare)
+        window = self.window.state()
         self._handed_over = self.observer.handed_over()
 
         def write(directory: Path) -> None:

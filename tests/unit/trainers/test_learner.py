@@ -67,6 +67,19 @@ def test_going_on_from_a_checkpoint_gives_the_same_bits(uninterrupted, saved_at)
         assert torch.equal(tensor, uninterrupted["tensors"][name]), name
 
 
+def test_a_snapshot_into_an_earlier_one_holds_what_is_now(uninterrupted, tmp_path):
+    learner = Learner(config(), SCHEMA)
+    learn(learner, STREAM[:3])
+    spare = learner.snapshot()
+    learn(learner, STREAM[3:13])
+    snapshot = learner.snapshot(spare)
+    learn(learner, STREAM[13:14])  # not what the snapshot holds
+    write_state(snapshot, tmp_path)
+    resumed = Learner(config(), SCHEMA)
+    resumed.load(tmp_path)
+    assert learn(resumed, STREAM[13:]) == uninterrupted["results"][13:]
+
+
 def test_the_same_seed_and_data_give_the_same_bits(uninterrupted):
     torch.manual_seed(12345)  # the global generator has no say
     assert learn(Learner(config(), SCHEMA)) == uninterrupted["results"]
