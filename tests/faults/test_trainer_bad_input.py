@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 from damage_support import write_damaged_log
-from trainer_support import SETTINGS, Home, dead_letters_of, predictions_of
+from trainer_support import BATCH, SETTINGS, Home, dead_letters_of, predictions_of
 
 from streaming.writer import RecordWriter
 
@@ -17,7 +17,7 @@ GOOD, DAMAGED = 100_000, 10_000
 def test_every_good_row_is_learnt_and_every_bad_one_is_a_dead_letter(
     nursery, mortal_kafka, own_topics, tmp_path
 ):
-    settings = SETTINGS.replace("batch_size = 64", "batch_size = 2048").replace(
+    settings = SETTINGS.replace(f"batch_size = {BATCH}", "batch_size = 2048").replace(
         "prefetch_rows = 2000", "prefetch_rows = 20000"
     )
     home = Home(nursery, mortal_kafka.config, own_topics, tmp_path, settings)

@@ -18,9 +18,10 @@ AT_START, AT_RANDOM, WHILE_WRITING = 4, 12, 4
 def moments(rng: np.random.Generator, last_step: int) -> list[tuple[str, int]]:
     """(how, step) of every kill: steps rise over the whole run, starts are strewn between."""
     kinds = ["random"] * AT_RANDOM + ["writing"] * WHILE_WRITING
-    steps = np.sort(rng.integers(1, last_step - 20, len(kinds))).tolist()
+    edges = np.linspace(1, 0.75 * last_step, len(kinds) + 1)
+    steps = rng.uniform(edges[:-1], edges[1:]).astype(int).tolist()
     plan = list(zip(rng.permutation(kinds).tolist(), steps, strict=True))
-    for at in rng.integers(0, len(plan) + 1, AT_START).tolist():
+    for at in rng.integers(0, AT_RANDOM, AT_START).tolist():
         plan.insert(at, ("start", 0))
     return plan
 

@@ -8,7 +8,7 @@ import socket
 from dataclasses import replace
 
 import pytest
-from trainer_support import SETTINGS, Home, Life, free_port, fresh_topics, wait_until
+from trainer_support import BATCH, SETTINGS, Home, Life, free_port, fresh_topics, wait_until
 
 from streaming.topic_admin import create_topics
 
@@ -101,7 +101,7 @@ def test_a_topic_that_does_not_exist_is_made(make_home):
     ("settings", "partitions", "words"),
     [
         (SETTINGS, 1, ("has 1 partitions", "2 ranks")),
-        (SETTINGS.replace("batch_size = 64", "batch_size = 63"), 2, ("batch_size = 63", "2 ranks")),
+        (SETTINGS.replace(f"batch_size = {BATCH}", "batch_size = 63"), 2, ("63", "2 ranks")),
     ],
 )
 def test_ranks_that_have_nothing_to_share(make_home, mortal_kafka, settings, partitions, words):

@@ -19,7 +19,7 @@ from trainer_support import assert_same_end, wait_until
 def test_stopped_at_random_moments_nothing_is_done_twice(make_home, undisturbed):
     rng = np.random.default_rng(6)
     home = make_home()
-    steps = np.sort(rng.integers(1, 60, 6)).tolist()
+    steps = np.sort(rng.integers(1, 120, 6)).tolist()
     stopped_at = []
     for step, number in zip(steps, [signal.SIGTERM, signal.SIGINT] * 3, strict=True):
         life = home.live()

@@ -34,7 +34,7 @@ from trainers.checkpoint import Checkpoint, verify
 
 PARTITIONS = 4
 BATCH = 32
-IMPRESSIONS = 120 * BATCH + 20  # the last batch is a short one
+IMPRESSIONS = 200 * BATCH + 20  # the last batch is a short one
 BAD_RECORDS = 12
 EVERY_BATCHES = 3
 FOREVER_HOURS = 1_000_000  # event times are years ago, and Kafka's retention goes by them
