@@ -8,50 +8,63 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.nn import functional
 from torchrec.modules.crossnet import LowRankCrossNet
 
 
 class CrossNet(LowRankCrossNet):
-    """TorchRec's ``LowRankCrossNet``: the same parameters, the same function of them.
+    """TorchRec's ``LowRankCrossNet`` and its part of the logit.
 
     Wang et al. 2021: x ← x₀ ∘ (W V x + b) + x, layer after layer. On a CPU reading and
     writing [B, I] takes as long as the products do, so additions are done within other
     operations, and the gradient is written out.
     """
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
+    def logit(self, x_BI: torch.Tensor, weight_I: torch.Tensor) -> torch.Tensor:
+        """``forward(x_BI) @ weight_I``, [B]."""
         layers = zip(self.W_kernels, self.V_kernels, self.bias, strict=True)
-        result: torch.Tensor = _Crosses.apply(input, *(p for layer in layers for p in layer))
+        result: torch.Tensor = _Crosses.apply(
+            x_BI, weight_I, *(p for layer in layers for p in layer)
+        )
         return result
 
 
 class _Crosses(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x0_BI: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
-        x_BI, saved = x0_BI, [x0_BI, *parameters]
+    def forward(
+        ctx: Any, x0_BI: torch.Tensor, weight_I: torch.Tensor, *parameters: torch.Tensor
+    ) -> torch.Tensor:
+        x_BI, saved = x0_BI, [x0_BI, weight_I, *parameters]
         for w_IR, v_RI, bias_I in _layers(parameters):
-            low_BR = x_BI @ v_RI.t()
-            cross_BI = torch.addmm(bias_I, low_BR, w_IR.t())
+            # A column of ones beside V x, and the bias is one more column of W.
+            low_BR = functional.pad(x_BI @ v_RI.t(), (0, 1), value=1.0)
+            cross_BI = low_BR @ torch.cat([w_IR, bias_I[:, None]], 1).t()
             saved += [x_BI, low_BR, cross_BI]
             x_BI = torch.addcmul(x_BI, x0_BI, cross_BI)
-        ctx.save_for_backward(*saved)
+        ctx.save_for_backward(*saved, x_BI)
         ctx.count = len(parameters)
-        return x_BI
+        return x_BI @ weight_I
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        x0_BI, *rest = ctx.saved_tensors
+        x0_BI, weight_I, *rest, last_BI = ctx.saved_tensors
         layers = zip(_layers(rest[: ctx.count]), _layers(rest[ctx.count :]), strict=True)
-        (grad_BI,) = gradients
-        to_x0_BI = torch.zeros_like(x0_BI)
+        to_logit_B = gradients[0]
+        grad_BI = to_logit_B[:, None] * weight_I
+        to_x0_BI: torch.Tensor | None = None
         found: list[torch.Tensor] = []
         for (w_IR, v_RI, _), (x_BI, low_BR, cross_BI) in reversed(list(layers)):
             to_cross_BI = grad_BI * x0_BI
-            to_x0_BI.addcmul_(grad_BI, cross_BI)
+            if to_x0_BI is None:
+                to_x0_BI = grad_BI * cross_BI
+            else:
+                to_x0_BI.addcmul_(grad_BI, cross_BI)
             to_low_BR = to_cross_BI @ w_IR
-            found = [to_cross_BI.t() @ low_BR, to_low_BR.t() @ x_BI, to_cross_BI.sum(0), *found]
-            grad_BI = torch.addmm(grad_BI, to_low_BR, v_RI)
-        return to_x0_BI.add_(grad_BI), *found
+            to_w_IR = to_cross_BI.t() @ low_BR
+            found = [to_w_IR[:, :-1], to_low_BR.t() @ x_BI, to_w_IR[:, -1], *found]
+            grad_BI.addmm_(to_low_BR, v_RI)
+        to_x_BI = grad_BI if to_x0_BI is None else grad_BI.add_(to_x0_BI)
+        return to_x_BI, last_BI.t() @ to_logit_B, *found
 
 
 def _layers(tensors: Any) -> list[tuple[Any, Any, Any]]:

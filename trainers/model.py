@@ -84,21 +84,20 @@ class Dense(nn.Module):
         self.product_weight_P = nn.Parameter(torch.ones(products))
 
     def activations(self, tables: list[KeyedTensor], batch: ModelBatch) -> Activations:
-        # Sharding plans order the columns as they like; regroup restores the schema's order.
         names = [feature.name for feature in self.features]
-        pooled_BX = KeyedTensor.regroup(tables, [names])[0]
         others, products = [batch.numeric_BN], []
         if self.slots:
-            user_BD, item_BD = _history_means(batch.history, pooled_BX[:, : self.dim])
+            user_BD, item_BD = _history_means(batch.history, batch.numeric_BN, self.dim)
             others += [user_BD, item_BD]
             products = [(user_BD * item_BD).sum(1, keepdim=True)]
         x_BI, product_BP = dense_inputs(
-            pooled_BX, torch.cat(others, 1), self._means(batch), self.pairs, self.dim
+            tables, names, torch.cat(others, 1), self._means(batch), self.pairs, self.dim
         )
         first_BU = self.layers[0](x_BI) if len(self.layers) else x_BI
         direct_B = torch.cat([product_BP, *products], 1) @ self.product_weight_P
         if self.cross is not None:
-            direct_B = direct_B + self.cross(x_BI) @ self.output.weight[0, -x_BI.shape[1] :]
+            weight_I = self.output.weight[0, -x_BI.shape[1] :]
+            direct_B = direct_B + self.cross.logit(x_BI, weight_I)
         return Activations(first_BU, direct_B)
 
     def _means(self, batch: ModelBatch) -> Means:
@@ -213,11 +212,11 @@ def inner_product_pairs(schema: ImpressionSchema) -> list[tuple[int, int]]:
 
 
 def _history_means(
-    history: History | None, like_BD: torch.Tensor
+    history: History | None, like_BN: torch.Tensor, dim: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean historical embedding of user and item [B, D]; zeros where there is none."""
     if history is None:
-        zeros_BD = torch.zeros_like(like_BD)
+        zeros_BD = like_BN.new_zeros(len(like_BN), dim)
         return zeros_BD, zeros_BD
     return (
         _masked_mean(history.user_BHD, history.user_mask_BH),

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torchrec.modules.crossnet import LowRankCrossNet
+from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from trainers.crosses import CrossNet
 from trainers.inputs import dense_inputs
@@ -16,29 +17,39 @@ def test_crosses_are_those_of_torchrec(layers):
         torch.nn.init.normal_(bias)
     theirs.load_state_dict(ours.state_dict())
     x_BI = torch.randn(5, 6, dtype=torch.double, requires_grad=True)
-    torch.testing.assert_close(ours(x_BI), theirs(x_BI))
-    assert torch.autograd.gradcheck(ours, x_BI)
-    weight_BI = torch.randn(5, 6, dtype=torch.double)
-    found = {}
-    for module in (ours, theirs):
-        (module(x_BI) * weight_BI).sum().backward()
-        found[module] = [p.grad for p in module.parameters()]
-    torch.testing.assert_close(found[ours], found[theirs])
+    weight_I = torch.randn(6, dtype=torch.double, requires_grad=True)
+    torch.testing.assert_close(ours.logit(x_BI, weight_I), theirs(x_BI) @ weight_I)
+    assert torch.autograd.gradcheck(ours.logit, (x_BI, weight_I))
+    to_logit_B = torch.randn(5, dtype=torch.double)
+    ours.logit(x_BI, weight_I).backward(to_logit_B)
+    (theirs(x_BI) @ weight_I).backward(to_logit_B)
+    torch.testing.assert_close(
+        [p.grad for p in ours.parameters()], [p.grad for p in theirs.parameters()]
+    )
 
 
-def inputs(pooled_BX: torch.Tensor, others_BR: torch.Tensor, share_B1: torch.Tensor):
-    return dense_inputs(pooled_BX, others_BR, [(1, share_B1)], [(0, 1), (2, 1)], 2)
+NAMES = ["a", "b", "c", "d"]
+OTHERS_BR = torch.arange(12, dtype=torch.double).view(4, 3)
+SHARE_B1 = torch.tensor([[1.0], [0.5], [0.25], [1.0]], dtype=torch.double)
 
 
-def test_dense_inputs_are_means_and_products():
+def inputs(first_BC: torch.Tensor, second_BC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """``b`` is a mean; a plan has ordered the features as it liked."""
+    tables = [
+        KeyedTensor(["b", "c", "a"], [2, 2, 2], first_BC),
+        KeyedTensor(["d"], [2], second_BC),
+    ]
+    return dense_inputs(tables, NAMES, OTHERS_BR, [(1, SHARE_B1)], [(0, 1), (3, 1)], 2)
+
+
+def test_dense_inputs_are_features_in_order_and_products():
     torch.manual_seed(0)
-    pooled_BX = torch.randn(4, 6, dtype=torch.double, requires_grad=True)
-    others_BR = torch.randn(4, 3, dtype=torch.double)
-    share_B1 = torch.tensor([[1.0], [0.5], [0.25], [1.0]], dtype=torch.double)
-    x_BI, product_BP = inputs(pooled_BX, others_BR, share_B1)
-    a_BD, b_BD, c_BD = pooled_BX.split(2, 1)
-    b_BD = b_BD * share_B1
-    torch.testing.assert_close(x_BI, torch.cat([a_BD, b_BD, c_BD, others_BR], 1))
-    expected_BP = torch.stack([(a_BD * b_BD).sum(1), (c_BD * b_BD).sum(1)], 1)
+    first_BC = torch.randn(4, 6, dtype=torch.double, requires_grad=True)
+    d_BD = torch.randn(4, 2, dtype=torch.double, requires_grad=True)
+    x_BI, product_BP = inputs(first_BC, d_BD)
+    b_BD, c_BD, a_BD = first_BC.split(2, 1)
+    b_BD = b_BD * SHARE_B1
+    torch.testing.assert_close(x_BI, torch.cat([a_BD, b_BD, c_BD, d_BD, OTHERS_BR], 1))
+    expected_BP = torch.stack([(a_BD * b_BD).sum(1), (d_BD * b_BD).sum(1)], 1)
     torch.testing.assert_close(product_BP, expected_BP)
-    assert torch.autograd.gradcheck(lambda x: inputs(x, others_BR, share_B1), pooled_BX)
+    assert torch.autograd.gradcheck(inputs, (first_BC, d_BD))
