@@ -11,6 +11,7 @@ from typing import Any
 import click
 from pydantic import model_validator
 
+from embeddings.history_settings import HistoryConfig
 from monitoring.settings import MonitoringConfig
 from settings import Loaded, Section, load
 from streaming.connection import KafkaConfig
@@ -30,6 +31,7 @@ class Config(Section):
     reader: ReaderConfig = ReaderConfig()
     market: MarketConfig = MarketConfig()
     actr: LevelConfig = LevelConfig()
+    history: HistoryConfig = HistoryConfig()
     monitoring: MonitoringConfig = MonitoringConfig()
 
     @model_validator(mode="after")
