@@ -48,6 +48,7 @@ class Progress:
     positions: Positions = field(default_factory=dict)  # where the log goes on
     shape: dict[str, Any] = field(default_factory=dict)  # settings that the state depends on
     world_size: int = 1
+    marks: dict[str, int] = field(default_factory=dict)  # boundaries passed, such as "period": ms
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 Predicting comes before learning, for every impression; `Learner.steps` does both
 in one pass over the tables. What is published names its source, and a checkpoint
 says where the log goes on, so a restart repeats what the last checkpoint had not
-seen and nothing else.
+seen and nothing else. At a boundary of event time the loop stops between two batches,
+with nothing under way, for whoever is due there.
 """
 
 from __future__ import annotations
@@ -57,6 +58,21 @@ class Watcher(Protocol):
     def stalled(self, seconds: float) -> None: ...
 
 
+class Boundary(Protocol):
+    """What happens at certain event times: between two batches, with nothing under way.
+
+    ``due`` is asked once of every batch, in order, when it is read: batches before it may
+    not be learnt yet. When it says yes on any rank, ``act`` runs on every rank (with None
+    where this rank has no batch) as soon as they are, and then the batch is predicted and
+    learnt. What ``act`` returns is the same on every rank and goes into `Progress.marks`.
+    A crash before the next checkpoint repeats it, so it must give the same result again.
+    """
+
+    def due(self, batch: Batch) -> bool: ...
+
+    def act(self, batch: Batch | None) -> dict[str, int]: ...
+
+
 class Loop:
     def __init__(
         self,
@@ -72,6 +88,7 @@ class Loop:
         ranks: Ranks,
         stopping: threading.Event,
         wait_for_all: bool = False,
+        boundary: Boundary | None = None,
     ) -> None:
         """``snapshot`` copies the state and returns what writes the copy; ``wait_for_all``
         makes a rank wait for its batch rather than join with an empty one, so that a
@@ -79,7 +96,8 @@ class Loop:
         self.reader, self.learn, self.publish, self.watcher = reader, learn, publish, watcher
         self.snapshot, self.saver, self.every_batches = snapshot, saver, every_batches
         self.progress, self.ranks, self.stopping = progress, ranks, stopping
-        self.wait_for_all = wait_for_all
+        self.wait_for_all, self.boundary = wait_for_all, boundary
+        self._held: list[Batch | None] = []  # the batch beyond a boundary, until that was seen to
         self._saved_step = progress.step
         self._over = self._save_now = False
 
@@ -91,6 +109,8 @@ class Loop:
                 self._learnt(*under_way.popleft(), probability_B, loss)
             if self._save_now and not self._over:
                 self._save()
+            if self._held:
+                self._act(self._held[0])
         self.saver.wait()
         if self.progress.step > self._saved_step or not self._last_save_worked():
             self._save()
@@ -98,15 +118,21 @@ class Loop:
         return self.progress
 
     def _stretch(self, under_way: deque[tuple[Batch | None, float]]) -> Iterator[Batch | None]:
-        """Batches up to a checkpoint, or to a pause: then nothing must be under way."""
+        """Batches up to a checkpoint, a boundary or a pause: then nothing must be under way."""
         while True:
-            batch = self._read()
+            acted = bool(self._held)
+            batch = self._held.pop() if acted else self._read()
             turn = self.ranks.turn(
                 has_batch=batch is not None,
                 finished=self.reader.finished,
-                stop=self.stopping.is_set(),
+                stop=self.stopping.is_set() and not acted,
                 may_save=self.saver.idle,
+                due=not acted and self._crosses(batch),
             )
+            if turn.boundary:
+                self._save_now, self._over = False, turn.stop
+                self._held = [] if turn.stop else [batch]
+                return
             if turn.learn:
                 under_way.append((batch, time.perf_counter()))
                 yield batch
@@ -116,6 +142,14 @@ class Loop:
             self._save_now = turn.may_save and self._due(self.progress.step + len(under_way))
             if turn.stop or self._save_now or not turn.learn:
                 return
+
+    def _crosses(self, batch: Batch | None) -> bool:
+        return batch is not None and self.boundary is not None and self.boundary.due(batch)
+
+    def _act(self, batch: Batch | None) -> None:
+        assert self.boundary is not None
+        marks = self.boundary.act(batch)
+        self.progress = replace(self.progress, marks=self.progress.marks | marks)
 
     def _due(self, step: int) -> bool:
         return step - self._saved_step >= self.every_batches

@@ -23,6 +23,7 @@ class Turn:
     learn: bool  # at least one rank has a batch
     stop: bool  # somebody asked, or every rank's log has ended
     may_save: bool  # no rank is still writing the last checkpoint
+    boundary: bool = False  # some rank's batch is the first beyond a boundary
 
 
 class Ranks:
@@ -34,12 +35,14 @@ class Ranks:
         self._turns = dist.new_group(backend="gloo") if size > 1 else None
         self.saving = dist.new_group(backend="gloo") if size > 1 else None
 
-    def turn(self, *, has_batch: bool, finished: bool, stop: bool, may_save: bool) -> Turn:
-        flags = torch.tensor([has_batch, not finished, stop, not may_save], dtype=torch.int32)
+    def turn(
+        self, *, has_batch: bool, finished: bool, stop: bool, may_save: bool, due: bool = False
+    ) -> Turn:
+        flags = torch.tensor([has_batch, not finished, stop, not may_save, due], dtype=torch.int32)
         if self.size > 1:
             dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self._turns)
-        learn, unfinished, stopping, saving = (bool(flag) for flag in flags.tolist())
-        return Turn(learn, stopping or not (unfinished or learn), not saving)
+        learn, unfinished, stopping, saving, boundary = (bool(flag) for flag in flags.tolist())
+        return Turn(learn, stopping or not (unfinished or learn), not saving, boundary)
 
     def gather(self, value: T) -> list[T]:
         """``value`` of every rank, in order; used by the saving thread only."""

@@ -10,7 +10,8 @@ import pytest
 
 from errors import UserError
 from streaming.impressions import Batch, Position, SourceRows
-from trainers.checkpoint import CheckpointStore, Progress
+from trainers.cadence import Cadence
+from trainers.checkpoint import CheckpointStore, Progress, verify
 from trainers.loop import Loop
 from trainers.ranks import Ranks
 from trainers.saver import Saver
@@ -48,11 +49,38 @@ class Listed:
         return self.items.pop(0)
 
 
+class Boundaries:
+    """Notes what its world had learnt, and had under way, at every boundary."""
+
+    def __init__(self, world, every_ms, closed):
+        self.world, self.cadence, self.closed = world, Cadence(every_ms), closed
+        self.seen = []  # (boundaries, sum before, under way, first x of the batch beyond)
+
+    def due(self, batch):
+        return bool(self.cadence.crossed(self.closed, batch.watermark))
+
+    def act(self, batch):
+        over = self.cadence.crossed(self.closed, batch.watermark)
+        beyond = batch.rows["x"][0].as_py()
+        self.seen.append((over, self.world.sum, self.world.under_way, beyond))
+        self.closed = over[-1]
+        return {"period": self.closed}
+
+
 class World:
     """One pretend trainer's life on top of a folder that outlives it."""
 
     def __init__(
-        self, folder, items, *, every=3, stop_after=None, broken_disk=(), diverge_at=None, ahead=1
+        self,
+        folder,
+        items,
+        *,
+        every=3,
+        stop_after=None,
+        broken_disk=(),
+        diverge_at=None,
+        ahead=1,
+        boundary_ms=None,
     ):
         self.store = CheckpointStore(folder, keep=2)
         self.store.prepare()
@@ -66,6 +94,10 @@ class World:
         self.events, self.saved, self.broken = [], [], set(broken_disk)
         self.ranks = Ranks()
         self.saver = Saver(self.store, self.ranks, self.durable, self.saved.append)
+        self.under_way = 0
+        boundary = None
+        if boundary_ms is not None:
+            boundary = Boundaries(self, boundary_ms, progress.marks.get("period", 0))
         done = progress.positions.get(0, Position(0)).offset // SIZE
         self.loop = Loop(
             reader=Listed(items[done:], stopping, stop_after),
@@ -78,6 +110,7 @@ class World:
             progress=progress,
             ranks=self.ranks,
             stopping=stopping,
+            boundary=boundary,
         )
 
     def learnt(self, batch, probability_B, loss, seconds):
@@ -94,13 +127,18 @@ class World:
 
     def learn(self, batches):
         """Like a pipeline: takes up to ``ahead`` batches before the first result."""
-        batches = iter(batches)
+        batches = map(self.taken, batches)
         waiting = list(itertools.islice(batches, self.ahead))
         while waiting:
             yield self.step(waiting.pop(0))
             waiting += itertools.islice(batches, 1)
 
+    def taken(self, batch):
+        self.under_way += 1
+        return batch
+
     def step(self, batch):
+        self.under_way -= 1
         self.sum += sum(batch.rows["x"].to_pylist())
         loss = float("nan") if self.loop.progress.step + 1 == self.diverge_at else 0.0
         return np.zeros(len(batch), np.float32), loss
@@ -186,3 +224,56 @@ def test_a_model_that_diverged_is_neither_published_nor_saved(tmp_path):
     world.saver.close()
     assert world.store.latest().progress.step in (2, 4)
     assert ("publish", 4) not in world.events
+
+
+@pytest.mark.parametrize("ahead", [1, 3])
+@pytest.mark.parametrize("every", [1, 3, 100])
+def test_a_boundary_is_acted_on_before_its_batch_with_nothing_under_way(tmp_path, ahead, every):
+    world = World(tmp_path, batches(9), every=every, ahead=ahead, boundary_ms=3)
+    progress = world.run()
+    # Batch i holds the event time i: those of 3 and 6 are the first beyond a boundary.
+    before = {b: sum(range(b * SIZE)) for b in (3, 6)}
+    assert world.loop.boundary.seen == [([b], before[b], 0, b * SIZE) for b in (3, 6)]
+    assert world.sum == sum(range(9 * SIZE)) and progress.step == 9
+    assert [e[1] for e in world.events if e[0] == "publish"] == list(range(9))
+
+
+def test_a_batch_may_cross_several_boundaries_at_once(tmp_path):
+    items = batches(2) + batches(9, start=8)
+    world = World(tmp_path, items, boundary_ms=3)
+    assert world.run().marks == {"period": 6}
+    assert [over for over, *_ in world.loop.boundary.seen] == [[3, 6]]
+
+
+def test_a_checkpoint_says_which_boundaries_were_passed(tmp_path):
+    world = World(tmp_path, batches(8), every=2, boundary_ms=3)
+    world.store.keep = 9
+    world.run()
+    told = {s.progress.step: verify(s.checkpoint.path).progress.marks for s in world.saved}
+    for step, marks in told.items():
+        passed = (step - 1) // 3 * 3  # the newest batch learnt holds the event time step - 1
+        assert marks == ({"period": passed} if passed else {})
+    assert told[8] == {"period": 6}
+
+
+@pytest.mark.parametrize("ahead", [1, 3])
+@pytest.mark.parametrize("stop_after", range(1, 9))
+def test_stopping_around_a_boundary_acts_on_it_once(tmp_path, stop_after, ahead):
+    first = World(tmp_path, batches(8), stop_after=stop_after, ahead=ahead, boundary_ms=3)
+    first.run()
+    second = World(tmp_path, batches(8), ahead=ahead, boundary_ms=3)
+    second.run()
+    seen = first.loop.boundary.seen + second.loop.boundary.seen
+    assert [over for over, *_ in seen] == [[3], [6]]
+    assert [before for _, before, *_ in seen] == [sum(range(3 * SIZE)), sum(range(6 * SIZE))]
+    assert second.sum == sum(range(8 * SIZE))
+
+
+def test_a_crash_after_a_boundary_repeats_it_from_the_same_state(tmp_path):
+    crashed = World(tmp_path, batches(8), every=2, diverge_at=4, boundary_ms=3)
+    with pytest.raises(UserError, match="batch 4 is nan"):
+        crashed.run()
+    crashed.saver.close()
+    again = World(tmp_path, batches(8), every=2, boundary_ms=3)
+    again.run()
+    assert crashed.loop.boundary.seen == again.loop.boundary.seen[:1]
