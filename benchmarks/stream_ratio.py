@@ -3,7 +3,8 @@
 Each round runs all three over the same batches, from nothing: *stream* is the whole
 trainer (Kafka, decoding, dead-letter checks, predictions published, metrics,
 checkpoints), *memory* steps the same learner over batches made ready before, *plain*
-is `benchmarks.plain_torch`. Throughput is taken from the first batch learnt to the last.
+is `benchmarks.plain_torch`. Throughput is taken from the first batch learnt to the last;
+checkpoints come as often as by default.
 """
 
 from __future__ import annotations
@@ -20,18 +21,22 @@ from benchmarks.report import median, publish, spread
 from benchmarks.workload import BATCH, Log, broker, hold, write_log
 from streaming.connection import KafkaConfig
 from streaming.impressions import Batch
+from trainers.host_memory import keep_freed_memory
 from trainers.learner import Learner
 from trainers.levels import level
 from trainers.process import Trainer
+from trainers.settings import CheckpointConfig
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batches", type=int, default=150, help="of 4,096 impressions, a round")
+    parser.add_argument("--batches", type=int, default=450, help="of 4,096 impressions, a round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--checkpoint-every", type=int, default=50, help="batches")
+    every = CheckpointConfig().every_batches
+    parser.add_argument("--checkpoint-every", type=int, default=every, help="batches")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
+    keep_freed_memory()  # as `ecdctr train` does; here for all three
     with broker() as (kafka, folder):
         log = write_log(kafka, options.batches * BATCH)
         batches = hold(log, options.batches)
