@@ -1,7 +1,7 @@
 """From Arrow columns to what TorchRec reads, without a Python loop over rows.
 
 Legend: B impressions, F sparse features, N numeric features, V values in all bags,
-H historical embeddings a side, D their width.
+H historical embeddings a side (newest first), D their width.
 
 The jagged layout, here with B = 3, a single-valued feature and a list:
 
@@ -43,6 +43,13 @@ class History(Pipelineable):
     item_BHD: torch.Tensor
     user_mask_BH: torch.Tensor  # 1 where there is one, else 0
     item_mask_BH: torch.Tensor
+
+    @classmethod
+    def none(cls, rows: int, slots: int, dim: int, device: torch.device | None = None) -> History:
+        """Of users and items of whom nothing is known."""
+        vectors_BHD = torch.zeros(rows, slots, dim, device=device)
+        mask_BH = torch.zeros(rows, slots, device=device)
+        return cls(vectors_BHD, vectors_BHD, mask_BH, mask_BH)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> History:
         return History(*(t.to(device, non_blocking=non_blocking) for t in self.tensors()))

@@ -40,9 +40,9 @@ def dense_inputs(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Inputs [B, I], features in the order of ``names``, and inner products [B, P] of ``pairs``.
 
-    Sharding plans order the columns of ``tables`` as they like. Only these get a
-    gradient. What autograd would make of regrouping, slices, products and
-    concatenation goes over [B, X] a dozen times; this does so once.
+    Sharding plans order the columns of ``tables`` as they like. What autograd would make
+    of regrouping, slices, products and concatenation goes over [B, X] a dozen times; this
+    does so once.
     """
     layout = _Layout(_runs(tables, names, dim), means, pairs, dim)
     pooled = [table.values() for table in tables]
@@ -99,7 +99,8 @@ class _DenseInputs(torch.autograd.Function):
                 grad_BD[one].addcmul_(_columns(x_BI, other, layout.dim), to_product_B1)
         for feature, share_B1 in layout.means:
             grad_BD[feature].mul_(share_B1)
-        return None, None, *found
+        others = to_x_BI[:, len(grad_BD) * layout.dim :] if ctx.needs_input_grad[1] else None
+        return None, others, *found
 
 
 def _columns(x_BI: torch.Tensor, feature: int, dim: int) -> torch.Tensor:

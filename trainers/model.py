@@ -12,7 +12,7 @@ Crosses are DCNv2's low-rank ones (Wang et al. 2021). The inner products enter t
 logit directly, because an MLP alone was seen not to find them.
 
 Legend: B impressions, F sparse features, D embedding width, N numerics, I inputs of
-the dense part, P inner products, H historical embeddings a side, U units of the MLP.
+the dense part, P inner products, K inputs from historical embeddings, U units of the MLP.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from embeddings.tables import hashed_collection, managed_collection, table_specs
 from streaming.impressions import ImpressionSchema
 from trainers.batch_norm import BatchNorm
 from trainers.crosses import CrossNet
-from trainers.features import History, ModelBatch
+from trainers.features import ModelBatch
+from trainers.history_attention import HistoryInputs
 from trainers.inputs import Means, dense_inputs
 from trainers.settings import ModelConfig
 
@@ -54,15 +55,17 @@ class Dense(nn.Module):
 
     def __init__(self, schema: ImpressionSchema, config: ModelConfig, world_size: int = 1) -> None:
         super().__init__()
+        # Drawn before all else: with a history it starts as what it were without.
+        plain = Dense(schema, _without_history(config)) if config.history_slots else None
         self.features = schema.sparse
         self.dim = config.dim
         self.world_size = world_size
-        self.slots = config.history_slots
+        self.history = HistoryInputs(config) if config.history_slots else None
         self.pairs = inner_product_pairs(schema)
         inputs = len(self.features) * config.dim + len(schema.numeric)
         products = len(self.pairs)
-        if self.slots:
-            inputs += 2 * config.dim
+        if self.history is not None:
+            inputs += self.history.width
             products += 1
         self.cross = (
             CrossNet(inputs, config.cross_layers, config.cross_rank)
@@ -79,17 +82,32 @@ class Dense(nn.Module):
             BatchNorm(width, config.batch_norm_momentum, world_size)
             for width in (config.hidden if config.batch_norm else ())
         )
-        self.output = nn.Linear(widths[-1] + (inputs if self.cross is not None else 0), 1)
+        self.output_parts = (widths[-1], inputs if self.cross is not None else 0)
+        self.output = nn.Linear(sum(self.output_parts), 1)
         nn.init.constant_(self.output.bias, float(torch.logit(torch.tensor(INITIAL_CTR))))
         self.product_weight_P = nn.Parameter(torch.ones(products))
+        if plain is not None:
+            self._start_as(plain)
+
+    @torch.no_grad()
+    def _start_as(self, plain: Dense) -> None:
+        """Take the weights of ``plain``, which has no history: its inputs are the first ones."""
+        own = dict(self.named_parameters())
+        for name, parameter in plain.named_parameters():
+            if name != "output.weight":
+                own[name][tuple(map(slice, parameter.shape))] = parameter
+        parts = self.output.weight.split(self.output_parts, 1)
+        for part, other in zip(
+            parts, plain.output.weight.split(plain.output_parts, 1), strict=True
+        ):
+            part[:, : other.shape[1]] = other
 
     def activations(self, tables: list[KeyedTensor], batch: ModelBatch) -> Activations:
         names = [feature.name for feature in self.features]
         others, products = [batch.numeric_BN], []
-        if self.slots:
-            user_BD, item_BD = _history_means(batch.history, batch.numeric_BN, self.dim)
-            others += [user_BD, item_BD]
-            products = [(user_BD * item_BD).sum(1, keepdim=True)]
+        if self.history is not None:
+            history_BK, product_B1 = self.history(batch.history, batch.numeric_BN)
+            others, products = [*others, history_BK], [product_B1]
         x_BI, product_BP = dense_inputs(
             tables, names, torch.cat(others, 1), self._means(batch), self.pairs, self.dim
         )
@@ -211,19 +229,5 @@ def inner_product_pairs(schema: ImpressionSchema) -> list[tuple[int, int]]:
     return [(user, item)] + [(side, f) for f in related for side in (user, item)]
 
 
-def _history_means(
-    history: History | None, like_BN: torch.Tensor, dim: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean historical embedding of user and item [B, D]; zeros where there is none."""
-    if history is None:
-        zeros_BD = like_BN.new_zeros(len(like_BN), dim)
-        return zeros_BD, zeros_BD
-    return (
-        _masked_mean(history.user_BHD, history.user_mask_BH),
-        _masked_mean(history.item_BHD, history.item_mask_BH),
-    )
-
-
-def _masked_mean(x_BHD: torch.Tensor, mask_BH: torch.Tensor) -> torch.Tensor:
-    count_B1 = mask_BH.sum(1, keepdim=True).clamp_min(1.0)
-    return (x_BHD * mask_BH[:, :, None]).sum(1) / count_B1
+def _without_history(config: ModelConfig) -> ModelConfig:
+    return config.model_copy(update={"history_slots": 0})

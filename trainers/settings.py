@@ -42,7 +42,16 @@ class ModelConfig(Section):
     batch_norm_momentum: float = Field(0.05, gt=0, le=1)
     """Weight of the newest batch in the running statistics."""
     history_slots: int = Field(0, ge=0)
-    """Historical embeddings per side that the model has room for; 0: none."""
+    """Historical embeddings per side that the model has room for; 0: none. Where the level
+    reads `[history]`, that section says so, and the two below."""
+    history_dim: int = Field(0, ge=0, le=4096)
+    """Width of a historical embedding; 0: `dim`."""
+    history_aggregation: Literal["mean", "attention"] = "mean"
+    """How several historical embeddings of a side become one, in the model."""
+
+    @property
+    def history_width(self) -> int:
+        return self.history_dim or self.dim
 
 
 class OptimizerConfig(Section):
@@ -62,6 +71,8 @@ class CheckpointConfig(Section):
 class LevelConfig(Section):
     batch_size: int = Field(1_024, ge=2)
     """Impressions in a batch, over all ranks."""
+    history: bool = False
+    """Read the historical embeddings that `[history]` describes."""
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

@@ -26,6 +26,7 @@ PURE = [
     "trainers/model.py",
     "trainers/features.py",
     "trainers/batch_norm.py",
+    "trainers/history_attention.py",
     "trainers/learner.py",
     "embeddings/tables.py",
     "embeddings/cpu_collision.py",

@@ -53,3 +53,15 @@ def test_dense_inputs_are_features_in_order_and_products():
     expected_BP = torch.stack([(a_BD * b_BD).sum(1), (d_BD * b_BD).sum(1)], 1)
     torch.testing.assert_close(product_BP, expected_BP)
     assert torch.autograd.gradcheck(inputs, (first_BC, d_BD))
+
+
+def test_other_inputs_get_their_gradient_where_somebody_asks():
+    def with_others(others_BR: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        tables = [KeyedTensor(["a", "b"], [2, 2], torch.ones(4, 4, dtype=torch.double))]
+        return dense_inputs(tables, ["b", "a"], others_BR, [], [(0, 1)], 2)
+
+    others_BR = OTHERS_BR.clone().requires_grad_()
+    assert torch.autograd.gradcheck(with_others, others_BR)
+    x_BI, _ = with_others(others_BR)
+    (x_BI * torch.arange(7.0)).sum().backward()
+    assert others_BR.grad.tolist() == [[4.0, 5.0, 6.0]] * 4
