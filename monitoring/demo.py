@@ -31,6 +31,7 @@ from supervisor import Child
 DEMO_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "demo.toml"
 MARKER = ".ecdctr-demo"
 STOP_SECONDS = 30.0
+KAFKA_SECONDS = 120
 LINE_SECONDS = 5.0
 MESSAGE_SECONDS = 15.0
 
@@ -81,7 +82,9 @@ class Demo:
         rate = market.days * (market.natural_per_day + market.ads_per_day) / self.seconds
         self.kafka = self._child("kafka", loaded, "kafka")
         self.market = self._child("simulate", loaded, "simulate", f"--rate={rate}", finite=True)
-        self.trainer = self._child("train-actr", loaded, "train", "actr")
+        # It imports TorchRec while Kafka starts.
+        wait = f"--set=kafka.start_wait_seconds={KAFKA_SECONDS}"
+        self.trainer = self._child("train-actr", loaded, "train", "actr", wait)
         self.children = [self.market, self.trainer, self.kafka]  # in the order of stopping
 
     def _child(self, name: str, loaded: Loaded[Config], *words: str, finite: bool = False) -> Child:
@@ -122,12 +125,12 @@ class Demo:
 
     def _start(self) -> bool:
         if not self.config.kafka.bootstrap_servers:
-            self._say("starting Kafka (43 MB are fetched the first time)")
+            self._say("starting Kafka (43 MB are fetched the first time) and the trainer")
             self.kafka.start()
+        self.trainer.start()
         while not self.stopping.is_set():
             if self._kafka_answers():
-                self._say("starting the market and the trainer (TorchRec takes some seconds)")
-                self.trainer.start()
+                self._say("starting the market; the trainer imports TorchRec meanwhile")
                 self.market.start()
                 return True
             self._tend()

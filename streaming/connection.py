@@ -19,3 +19,5 @@ class KafkaConfig(Section):
     `sasl_plain_username`, `sasl_plain_password`, `ssl_cafile`."""
     reconnect_backoff_max_ms: int = Field(1_000, ge=50)
     """Longest pause between two attempts to reach a broker, ms."""
+    start_wait_seconds: float = Field(0.0, ge=0, le=86_400)
+    """How long a process that starts waits for Kafka to be there, seconds."""

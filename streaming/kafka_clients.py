@@ -33,9 +33,26 @@ Client = TypeVar("Client", KafkaConsumer, KafkaProducer, KafkaAdminClient)
 def resolve(kafka: KafkaConfig, run_dir: Path) -> KafkaConfig:
     """``kafka`` with `bootstrap_servers` filled in, if need be from the embedded Kafka's address.
 
+    With `start_wait_seconds` there is that much time for a Kafka to come and to answer.
+
     Raises:
-        UserError: no cluster is configured and no embedded Kafka runs for ``run_dir``.
+        UserError: no cluster is configured and no embedded Kafka runs for ``run_dir``, or
+            the one waited for did not answer.
     """
+    deadline = time.monotonic() + kafka.start_wait_seconds
+    while (found := _located(kafka, run_dir)) is None:
+        if time.monotonic() >= deadline:
+            raise UserError(
+                f"no Kafka: none is configured (--bootstrap-servers HOST:PORT) and no embedded one "
+                f"runs for {run_dir}; 'ecdctr kafka' with the same run directory starts it"
+            )
+        time.sleep(0.1)
+    if kafka.start_wait_seconds:
+        wait_for_broker(found, max(0.0, deadline - time.monotonic()))
+    return found
+
+
+def _located(kafka: KafkaConfig, run_dir: Path) -> KafkaConfig | None:
     if kafka.bootstrap_servers:
         return kafka
     try:
@@ -44,10 +61,7 @@ def resolve(kafka: KafkaConfig, run_dir: Path) -> KafkaConfig:
             return kafka.model_copy(update={"bootstrap_servers": address["bootstrap_servers"]})
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    raise UserError(
-        f"no Kafka: none is configured (--bootstrap-servers HOST:PORT) and no embedded one runs "
-        f"for {run_dir}; 'ecdctr kafka' with the same run directory starts it"
-    )
+    return None
 
 
 def consumer(kafka: KafkaConfig, **more: Any) -> KafkaConsumer:
@@ -137,7 +151,7 @@ def addresses(bootstrap_servers: str) -> list[tuple[str, int]]:
         host, _, port = item.rpartition(":") if not item.endswith("]") else (item, "", "")
         if not host:
             host, port = port, ""
-        if port and not port.isdigit():
+        if port and not (port.isascii() and port.isdigit()):
             raise UserError(f"kafka.bootstrap_servers: '{item}' is not host:port")
         pairs.append((host.strip("[]"), int(port or 9092)))
     if not pairs:
@@ -158,7 +172,7 @@ def wait_for_broker(kafka: KafkaConfig, timeout: float = CONNECT_SECONDS) -> Non
             try:
                 with socket.create_connection(server, timeout=2):
                     return
-            except OSError as error:
+            except (OSError, UnicodeError, OverflowError) as error:  # also: no host or port at all
                 reason = error
         if time.monotonic() >= deadline:
             raise UserError(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
@@ -57,9 +59,9 @@ def test_a_broker_that_does_not_answer_is_one_line(monkeypatch):
         consumer(config)
 
 
-def write_address(run_dir, owner_pid):
+def write_address(run_dir, owner_pid, servers="127.0.0.1:7"):
     (run_dir / "kafka").mkdir()
-    content = {"bootstrap_servers": "127.0.0.1:7", "owner_pid": owner_pid}
+    content = {"bootstrap_servers": servers, "owner_pid": owner_pid}
     (run_dir / "kafka" / "address").write_text(json.dumps(content))
 
 
@@ -85,3 +87,34 @@ def test_an_address_left_by_a_dead_process_is_not_used(tmp_path):
 def test_no_kafka_at_all_names_the_ways_out(tmp_path):
     with pytest.raises(UserError, match="--bootstrap-servers"):
         resolve(KafkaConfig(), tmp_path)
+
+
+def test_a_kafka_that_is_still_to_come_is_waited_for(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def come():
+            write_address(tmp_path, os.getpid(), f"127.0.0.1:{port}")
+
+        coming = threading.Timer(0.3, come)
+        coming.start()
+        found = resolve(KafkaConfig(start_wait_seconds=30), tmp_path)
+        coming.join()
+    assert found.bootstrap_servers == f"127.0.0.1:{port}"
+
+
+def test_a_kafka_that_never_comes_is_named_in_the_end(tmp_path):
+    with pytest.raises(UserError, match="ecdctr kafka"):
+        resolve(KafkaConfig(start_wait_seconds=0.2), tmp_path)
+
+
+@pytest.mark.parametrize("servers", ["127.0.0.1:²", "127.0.0.1:x"])
+def test_a_port_is_a_number(servers):
+    with pytest.raises(UserError, match="not host:port"):
+        addresses(servers)
+
+
+@pytest.mark.parametrize("servers", ["a..b:9092", "127.0.0.1:99999"])
+def test_what_can_be_no_address_is_refused_in_one_line(servers):
+    with pytest.raises(UserError, match="no Kafka answers"):
+        wait_for_broker(KafkaConfig(bootstrap_servers=servers), timeout=0)
