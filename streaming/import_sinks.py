@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -17,10 +16,8 @@ from streaming.codec import CONTENT_TYPE, CONTENT_TYPE_ARROW, encode
 from streaming.connection import KafkaConfig
 from streaming.impressions import EVENT_TIME, ImpressionSchema
 from streaming.kafka_clients import consumer
-from streaming.market_log import MAX_RECORD_ROWS, partition_of
+from streaming.partitioning import hourly_records, partition_of
 from streaming.writer import RecordWriter
-
-_HOUR_MS = 3_600_000
 
 
 class Sink(Protocol):
@@ -76,7 +73,7 @@ class TopicSink:
         of_row = partition_of(rows.column(self._user).to_numpy(), self._partitions)
         for partition in range(self._partitions):
             chosen = rows.take(pa.array(np.flatnonzero(of_row == partition)))
-            for start, end in _records(chosen.column(EVENT_TIME).to_numpy()):
+            for start, end in hourly_records(chosen.column(EVENT_TIME).to_numpy()):
                 self._send(chosen.slice(start, end - start), partition)
 
     def _send(self, rows: pa.RecordBatch, partition: int) -> None:
@@ -91,16 +88,3 @@ class TopicSink:
     def finish(self) -> None:
         self._writer.flush()
         self._writer.close()
-
-
-def _records(times: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Row ranges of at most MAX_RECORD_ROWS within one hour of event time.
-
-    Partitions are interleaved record by record: a record that spans a sparse day
-    would hold back, or run ahead of, every other partition.
-    """
-    hours = np.flatnonzero(np.diff(times // _HOUR_MS)) + 1
-    edges = [0, *hours.tolist(), len(times)]
-    for begin, end in zip(edges[:-1], edges[1:], strict=True):
-        for start in range(begin, end, MAX_RECORD_ROWS):
-            yield start, min(start + MAX_RECORD_ROWS, end)

@@ -27,12 +27,11 @@ from streaming.codec import CONTENT_TYPE, CONTENT_TYPE_ARROW, encode
 from streaming.connection import KafkaConfig
 from streaming.kafka_clients import consumer, one_line
 from streaming.market import SLOT_BITS, Slot
-from streaming.market_random import mix64
+from streaming.partitioning import MAX_RECORD_ROWS, partition_of
 from streaming.writer import RecordWriter
 
 MARKET = "market"
 LAST_IMPRESSION = "last-impression"
-MAX_RECORD_ROWS = 256
 
 _SETTLED_SECONDS, _SETTLE_LIMIT_SECONDS = 0.5, 10.0
 _READ_SECONDS = 30.0
@@ -40,12 +39,6 @@ _FIRST_WINDOW = 64
 
 Written = dict[int, int]
 """Partition to the greatest impression id of the market in it; -1: none."""
-
-
-def partition_of(user_id: np.ndarray, partitions: int) -> np.ndarray:
-    """int64 [N]: a stable hash of the user, modulo the number of partitions."""
-    hashed = mix64(user_id.astype(np.uint64))
-    return (hashed % np.uint64(partitions)).astype(np.int64)
 
 
 def label(fingerprint: str, partitions: int) -> str:

@@ -18,7 +18,8 @@ from streaming.impressions import ImpressionSchema
 from streaming.kafka_clients import consumer
 from streaming.market import Market
 from streaming.market_config import MarketConfig
-from streaming.market_log import partition_of, written
+from streaming.market_log import written
+from streaming.partitioning import partition_of
 from streaming.topic_admin import create_topics
 from streaming.truth import Truth, truth_dir
 from streaming.writer import RecordWriter

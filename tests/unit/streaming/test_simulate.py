@@ -15,7 +15,8 @@ from streaming.impressions import ImpressionSchema
 from streaming.market import Market
 from streaming.market_config import MarketConfig
 from streaming.market_files import slot_path, write_slots
-from streaming.market_log import TopicSink, chunks, partition_of
+from streaming.market_log import TopicSink, chunks
+from streaming.partitioning import partition_of
 from streaming.simulate import command
 from streaming.truth import Truth, truth_dir
 
