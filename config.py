@@ -20,6 +20,7 @@ from streaming.market_config import MarketConfig
 from streaming.reader_config import ReaderConfig
 from streaming.topics import TopicsConfig
 from trainers.settings import LevelConfig
+from trainers.tpm_settings import TpmConfig
 
 
 class Config(Section):
@@ -30,20 +31,38 @@ class Config(Section):
     impressions: ImpressionSchema = ImpressionSchema()
     reader: ReaderConfig = ReaderConfig()
     market: MarketConfig = MarketConfig()
+    tpm: TpmConfig = TpmConfig()
     actr: LevelConfig = LevelConfig()
     history: HistoryConfig = HistoryConfig()
     monitoring: MonitoringConfig = MonitoringConfig()
 
     @model_validator(mode="after")
     def _tables_exist(self) -> Config:
-        tables = {feature.table_name for feature in self.impressions.sparse}
-        for name in self.actr.model.tables:
-            if name not in tables:
+        _require_tables("actr", self.actr, self.impressions)
+        _require_tables("tpm", self.tpm, self.impressions.basics())
+        return self
+
+    @model_validator(mode="after")
+    def _entities_have_rows(self) -> Config:
+        for table in self.impressions.entity_tables:
+            model = self.tpm.model
+            if model.tables.get(table, model.ids).vocabulary != "managed":
                 raise ValueError(
-                    f"actr.model.tables.{name}: no feature has that table; "
-                    f"there are {', '.join(sorted(tables))}"
+                    f"tpm.model: table '{table}' must be managed: TPM publishes a vector of each "
+                    "user and item, and in a hashed table several share one"
                 )
         return self
+
+
+def _require_tables(level: str, config: LevelConfig, schema: ImpressionSchema) -> None:
+    """Exceptions must name tables that the level's features have."""
+    tables = {feature.table_name for feature in schema.sparse}
+    for name in config.model.tables:
+        if name not in tables:
+            raise ValueError(
+                f"{level}.model.tables.{name}: no feature has that table; "
+                f"there are {', '.join(sorted(tables))}"
+            )
 
 
 def configured(

@@ -138,6 +138,17 @@ class ImpressionSchema(Section):
     def numeric(self) -> tuple[Feature, ...]:
         return tuple(f for f in self.features if not f.sparse)
 
+    @property
+    def entity_tables(self) -> tuple[str, str]:
+        """The embedding tables of users and of items."""
+        tables = {f.name: f.table_name for f in self.features}
+        return tables[self.user], tables[self.item]
+
+    def basics(self) -> ImpressionSchema:
+        """What TPM reads: the user, the item, and the features that are ``basic``."""
+        kept = (f for f in self.features if f.basic or f.name in (self.user, self.item))
+        return ImpressionSchema(features=tuple(kept), **self.model_dump(exclude={"features"}))
+
     @cached_property
     def arrow(self) -> pa.Schema:
         """The canonical schema; a field is nullable when its feature is optional."""

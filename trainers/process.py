@@ -116,11 +116,11 @@ class Trainer:
     ) -> None:
         self.level, self.schema = level, config.impressions
         self.until_end, self.topics = until_end, config.topics
-        self.learner = Learner(level.config, config.impressions)
+        self.learner = Learner(level.config, level.schema)
         place = self.learner.place
         self.ranks = Ranks(place.rank, place.world_size)
         self.rank_batch = _rank_batch(level.config.batch_size, place.world_size)
-        self.shape = _shape(config, level)
+        self.shape = _shape(level)
         self.store = CheckpointStore(
             config.run_dir / "checkpoints" / level.name, level.config.checkpoint.keep
         )
@@ -360,15 +360,15 @@ def _rank_batch(batch_size: int, ranks: int) -> int:
     return batch_size // ranks
 
 
-def _shape(config: Config, level: Level) -> dict[str, Any]:
+def _shape(level: Level) -> dict[str, Any]:
     """The settings that a state depends on, by their configuration keys."""
     key = "impressions.features"
     features = {
         f"{key}.{f.name}": f"{'multi ' * f.multi}{f.kind}"
         + (f" in table {f.table_name}" if f.sparse else "")
-        for f in config.impressions.features
+        for f in level.schema.features
     }
-    order = {key: [f.name for f in config.impressions.features]}
+    order = {key: [f.name for f in level.schema.features]}
     model = flatten(level.config.model.model_dump(mode="json"), f"{level.name}.model.")
     return order | features | model
 

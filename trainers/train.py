@@ -7,10 +7,11 @@ import click
 from config import Config, configured
 from settings import Loaded
 from shutdown import end_at_once
+from trainers.levels import NAMES
 
 
 @click.command("train")
-@click.argument("level", type=click.Choice(["actr"]))
+@click.argument("level", type=click.Choice(NAMES))
 @click.option(
     "--until-end", is_flag=True, help="Stop, with a checkpoint, where the log ends as of now."
 )
