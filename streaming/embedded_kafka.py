@@ -155,6 +155,11 @@ class EmbeddedKafka:
         """Lock the folder. The broker inherits the lock, so it outlives us as the broker does."""
         if self._lock is not None:
             return
+        if "," in str(self.data_dir):
+            raise UserError(
+                f"{self.data_dir} cannot hold Kafka's data: to Kafka a comma ends a folder's name; "
+                "choose another --run-dir"
+            )
         try:
             self.data_dir.mkdir(parents=True, exist_ok=True)
             lock = os.open(self.data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

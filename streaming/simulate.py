@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -35,6 +36,12 @@ _CHUNKS_A_SECOND = 4
 _PATIENCE_SECONDS = 10.0
 
 
+def _finite(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
+    if not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a finite number")
+    return value
+
+
 @click.command("simulate")
 @configured
 @click.option(
@@ -46,6 +53,7 @@ _PATIENCE_SECONDS = 10.0
     "--rate",
     type=click.FloatRange(min=0),
     default=0.0,
+    callback=_finite,
     help="Impressions a second to Kafka, natural and ads together; 0: as fast as it goes.",
 )
 @click.option(

@@ -30,7 +30,11 @@ def test_no_command_imports_torch_before_it_runs(name):
     [
         (["config", "--set", "actr.batchsize=1"], "did you mean actr.batch_size"),
         (["config", "--config", "nowhere.toml"], "no configuration file"),
-        (["trian"], "No such command"),
+        (["trian"], "did you mean train"),
+        (["xyz"], "No such command"),
+        (["kafka", "--run-dir", "a,b"], "a comma"),
+        (["simulate", "--rate", "nan"], "finite number"),
+        (["simulate", "--rate", "inf"], "finite number"),
     ],
 )
 def test_errors_are_one_line_and_exit_2(arguments, words):
