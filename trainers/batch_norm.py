@@ -53,6 +53,14 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(features))
         self.register_buffer("running_var", torch.ones(features))
 
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Begin anew: statistics and affine terms as when it was made."""
+        for zeros_F in (self.running_mean, self.bias):
+            zeros_F.zero_()
+        for ones_F in (self.running_var, self.weight):
+            ones_F.fill_(1.0)
+
     def forward(self, x_BF: torch.Tensor, weight_B: torch.Tensor | None = None) -> torch.Tensor:
         """Normalise by this batch's statistics and add them to the running ones.
 
@@ -101,3 +109,35 @@ class BatchNorm(nn.Module):
         unbiased_F = var_F * (count / (count - 1.0).clamp_min(1.0))
         self.running_mean.lerp_(mean_F, self.momentum)
         self.running_var.lerp_(unbiased_F, self.momentum)
+
+
+class DomainNorms(nn.Module):
+    """A :class:`BatchNorm` for each of ``domains``, on one rank; K rows are of one domain."""
+
+    def __init__(self, features: int, momentum: float, domains: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(BatchNorm(features, momentum) for _ in range(domains))
+
+    def forward(
+        self,
+        x_BF: torch.Tensor,
+        domain_B: torch.Tensor,
+        weight_B: torch.Tensor | None = None,
+        *,
+        serving: bool = False,
+    ) -> torch.Tensor:
+        """Each row by its domain's statistics, of this batch or, for ``serving``, running.
+
+        A lone row has no statistics; it is normalised by the running ones.
+        """
+        result_BF = torch.zeros_like(x_BF)
+        for domain, norm in enumerate(self.norms):
+            assert isinstance(norm, BatchNorm)
+            rows_K = (domain_B == domain).nonzero().squeeze(1)
+            x_KF = x_BF.index_select(0, rows_K)
+            if serving or len(rows_K) < 2:
+                x_KF = norm.serve(x_KF)
+            else:
+                x_KF = norm(x_KF, None if weight_B is None else weight_B[rows_K])
+            result_BF = result_BF.index_copy(0, rows_K, x_KF)
+        return result_BF

@@ -75,6 +75,7 @@ class ModelBatch(Pipelineable):
     weight_B: torch.Tensor  # float32, 0 for padding
     rows: int
     history: History | None = None
+    domain_B: torch.Tensor | None = None  # int64, where the model has BatchNorms for each
 
     @property
     def padded(self) -> bool:
@@ -88,6 +89,11 @@ class ModelBatch(Pipelineable):
             label_B=self.label_B.to(device, non_blocking=non_blocking),
             weight_B=self.weight_B.to(device, non_blocking=non_blocking),
             history=self.history and self.history.to(device, non_blocking),
+            domain_B=(
+                None
+                if self.domain_B is None
+                else self.domain_B.to(device, non_blocking=non_blocking)
+            ),
         )
 
     def pin_memory(self) -> ModelBatch:
@@ -98,6 +104,7 @@ class ModelBatch(Pipelineable):
             label_B=self.label_B.pin_memory(),
             weight_B=self.weight_B.pin_memory(),
             history=self.history and self.history.pin_memory(),
+            domain_B=None if self.domain_B is None else self.domain_B.pin_memory(),
         )
 
     def record_stream(self, stream: torch.Stream) -> None:
@@ -106,6 +113,8 @@ class ModelBatch(Pipelineable):
             tensor.record_stream(stream)
         if self.history is not None:
             self.history.record_stream(stream)
+        if self.domain_B is not None:
+            self.domain_B.record_stream(stream)
 
 
 def to_model_batch(
@@ -133,7 +142,14 @@ def to_model_batch(
         label_B=torch.from_numpy(label_B),
         weight_B=torch.from_numpy(weight_B),
         rows=count,
+        domain_B=_domain(rows, model.domain, size) if model.domain else None,
     )
+
+
+def _domain(rows: pa.RecordBatch, name: str, size: int) -> torch.Tensor:
+    domain_B = np.zeros(size, np.int64)
+    domain_B[: rows.num_rows] = rows.column(name).to_numpy()
+    return torch.from_numpy(domain_B)
 
 
 def _hashed_rows(schema: ImpressionSchema, model: ModelConfig) -> dict[str, int]:

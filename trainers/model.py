@@ -27,8 +27,9 @@ from torch.nn import functional
 from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from embeddings.tables import hashed_collection, managed_collection, table_specs
+from errors import UserError
 from streaming.impressions import ImpressionSchema
-from trainers.batch_norm import BatchNorm
+from trainers.batch_norm import BatchNorm, DomainNorms
 from trainers.crosses import CrossNet
 from trainers.features import ModelBatch
 from trainers.history_attention import HistoryInputs
@@ -45,9 +46,10 @@ class Activations:
 
     first_BU: torch.Tensor  # the MLP's first layer, or x itself without hidden layers
     direct_B: torch.Tensor  # part of the logit: crosses and inner products
+    domain_B: torch.Tensor | None = None  # int64, with BatchNorms for each domain
 
     def detach(self) -> Activations:
-        return Activations(self.first_BU.detach(), self.direct_B.detach())
+        return Activations(self.first_BU.detach(), self.direct_B.detach(), self.domain_B)
 
 
 class Dense(nn.Module):
@@ -79,7 +81,7 @@ class Dense(nn.Module):
             nn.Linear(i, o, bias=not config.batch_norm) for i, o in itertools.pairwise(widths)
         )
         self.norms = nn.ModuleList(
-            BatchNorm(width, config.batch_norm_momentum, world_size)
+            _norm(width, config, world_size)
             for width in (config.hidden if config.batch_norm else ())
         )
         self.output_parts = (widths[-1], inputs if self.cross is not None else 0)
@@ -116,7 +118,7 @@ class Dense(nn.Module):
         if self.cross is not None:
             weight_I = self.output.weight[0, -x_BI.shape[1] :]
             direct_B = direct_B + self.cross.logit(x_BI, weight_I)
-        return Activations(first_BU, direct_B)
+        return Activations(first_BU, direct_B, batch.domain_B)
 
     def _means(self, batch: ModelBatch) -> Means:
         """The multi-valued features, whose bags were summed."""
@@ -136,15 +138,29 @@ class Dense(nn.Module):
             if index:
                 hidden_BU = layer(hidden_BU)
             if len(self.norms):
-                norm = self.norms[index]
-                assert isinstance(norm, BatchNorm)
-                hidden_BU = norm.serve(hidden_BU) if serving else norm(hidden_BU, weight_B)
+                hidden_BU = self._normalised(index, hidden_BU, activations, serving, weight_B)
             # The first layer without a BatchNorm is needed twice, all else only here.
             own = bool(index) or bool(len(self.norms))
             hidden_BU = functional.relu(hidden_BU, inplace=own)
         weight_1U = self.output.weight[:, : hidden_BU.shape[1]]
         deep_B = functional.linear(hidden_BU, weight_1U, self.output.bias).squeeze(1)
         return deep_B + activations.direct_B
+
+    def _normalised(
+        self,
+        index: int,
+        hidden_BU: torch.Tensor,
+        activations: Activations,
+        serving: bool,
+        weight_B: torch.Tensor | None,
+    ) -> torch.Tensor:
+        norm = self.norms[index]
+        if isinstance(norm, DomainNorms):
+            assert activations.domain_B is not None
+            weight_B = None if serving else weight_B
+            return norm(hidden_BU, activations.domain_B, weight_B, serving=serving)
+        assert isinstance(norm, BatchNorm)
+        return norm.serve(hidden_BU) if serving else norm(hidden_BU, weight_B)
 
     def forward(
         self, tables: list[KeyedTensor], batch: ModelBatch
@@ -196,6 +212,14 @@ class TrainTask(nn.Module):
         if self.hashed is not None:
             tables.append(self.hashed(batch.kjt))
         return self.dense(tables, batch)
+
+
+def _norm(width: int, config: ModelConfig, world_size: int) -> BatchNorm | DomainNorms:
+    if not config.domain:
+        return BatchNorm(width, config.batch_norm_momentum, world_size)
+    if world_size > 1:
+        raise UserError("model.domain: BatchNorms for each domain need one rank")
+    return DomainNorms(width, config.batch_norm_momentum, config.domains)
 
 
 def _mean_loss(

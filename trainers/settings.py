@@ -41,6 +41,11 @@ class ModelConfig(Section):
     """BatchNorm after every hidden layer."""
     batch_norm_momentum: float = Field(0.05, gt=0, le=1)
     """Weight of the newest batch in the running statistics."""
+    domain: str = ""
+    """Categorical feature that says from which of `domains` an impression is (0, 1, ...); each
+    has BatchNorms of its own, on one rank. Empty: all share them."""
+    domains: int = Field(2, ge=2, le=64)
+    """How many there are, with `domain`."""
     history_slots: int = Field(0, ge=0)
     """Historical embeddings per side that the model has room for; 0: none. Where the level
     reads `[history]`, that section says so, and the two below."""
