@@ -27,6 +27,8 @@ PURE = [
     "trainers/features.py",
     "trainers/batch_norm.py",
     "trainers/history_attention.py",
+    "trainers/history_inputs.py",
+    "trainers/alignment.py",
     "trainers/learner.py",
     "embeddings/tables.py",
     "embeddings/cpu_collision.py",
