@@ -33,7 +33,19 @@ def level(name: str, config: Config) -> Level:
         topic=sources[name],
         predictions=topics.predictions_of(name),
         models=topics.models_of(name),
-        config=settings[name],
+        config=_with_history(settings[name], config),
         schema=schemas.get(name, config.impressions),
         snapshots=topics.snapshots if name == "tpm" else "",
     )
+
+
+def _with_history(settings: LevelConfig, config: Config) -> LevelConfig:
+    """The level's model with room for the historical embeddings, when it reads them."""
+    if not settings.history:
+        return settings
+    room = {
+        "history_slots": config.history.slots,
+        "history_dim": config.tpm.model.dim,
+        "history_aggregation": "mean" if config.history.aggregated else "attention",
+    }
+    return settings.model_copy(update={"model": settings.model.model_copy(update=room)})

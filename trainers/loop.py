@@ -89,14 +89,16 @@ class Loop:
         stopping: threading.Event,
         wait_for_all: bool = False,
         boundary: Boundary | None = None,
+        marks: Callable[[], dict[str, int]] = dict,
     ) -> None:
         """``snapshot`` copies the state and returns what writes the copy; ``wait_for_all``
         makes a rank wait for its batch rather than join with an empty one, so that a
-        bounded log gives the same batches every time."""
+        bounded log gives the same batches every time; ``marks``: what a checkpoint says
+        besides, as of when it is taken."""
         self.reader, self.learn, self.publish, self.watcher = reader, learn, publish, watcher
         self.snapshot, self.saver, self.every_batches = snapshot, saver, every_batches
         self.progress, self.ranks, self.stopping = progress, ranks, stopping
-        self.wait_for_all, self.boundary = wait_for_all, boundary
+        self.wait_for_all, self.boundary, self.marks = wait_for_all, boundary, marks
         self._held: list[Batch | None] = []  # the batch beyond a boundary, until that was seen to
         self._saved_step = progress.step
         self._over = self._save_now = False
@@ -184,6 +186,7 @@ class Loop:
 
     def _save(self) -> None:
         started = time.perf_counter()
+        self.progress = replace(self.progress, marks=self.progress.marks | self.marks())
         self.saver.save(self.progress, self.snapshot())
         self._saved_step = self.progress.step
         self.watcher.stalled(time.perf_counter() - started)

@@ -78,6 +78,9 @@ class LevelConfig(Section):
     """Impressions in a batch, over all ranks."""
     history: bool = False
     """Read the historical embeddings that `[history]` describes."""
+    align: bool = False
+    """Predict no batch before what other levels owe it by its event times is there, so that
+    a run beside them gives what a replay gives. Otherwise go on with what there is."""
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -18,3 +18,5 @@ class TinyModelConfig(ModelConfig):
 
 class TpmConfig(LevelConfig):
     model: TinyModelConfig = TinyModelConfig()
+    history: Literal[False] = False
+    """Historical embeddings are made of TPM's own vectors; it does not read them."""

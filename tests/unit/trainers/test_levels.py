@@ -64,3 +64,27 @@ def test_a_table_of_tpm_must_be_one_that_it_reads():
 def test_tpm_keeps_users_and_items_apart(model):
     with pytest.raises(ValidationError, match="must be managed"):
         Config(tpm={"model": model})
+
+
+@pytest.mark.parametrize(
+    ("history", "slots", "aggregation"),
+    [
+        ({"aggregation": "attention", "periods": 4}, 4, "attention"),
+        ({"aggregation": "recency", "periods": 4}, 1, "mean"),
+    ],
+)
+def test_a_level_that_reads_the_history_has_room_for_it(history, slots, aggregation):
+    config = Config(actr={"history": True}, tpm={"model": {"dim": 8}}, history=history)
+    model = level("actr", config).config.model
+    assert (model.history_slots, model.history_width) == (slots, 8)
+    assert model.history_aggregation == aggregation
+    assert model.dim == config.actr.model.dim
+
+
+def test_without_the_switch_there_is_no_room_for_a_history():
+    assert level("actr", Config()).config.model.history_slots == 0
+
+
+def test_tpm_does_not_read_what_it_makes():
+    with pytest.raises(ValidationError, match="tpm.history"):
+        Config(tpm={"history": True})

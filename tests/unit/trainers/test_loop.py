@@ -81,6 +81,7 @@ class World:
         diverge_at=None,
         ahead=1,
         boundary_ms=None,
+        marking=False,
     ):
         self.store = CheckpointStore(folder, keep=2)
         self.store.prepare()
@@ -111,6 +112,7 @@ class World:
             ranks=self.ranks,
             stopping=stopping,
             boundary=boundary,
+            marks=lambda: {"taken at": self.loop.progress.step} if marking else {},
         )
 
     def learnt(self, batch, probability_B, loss, seconds):
@@ -254,6 +256,16 @@ def test_a_checkpoint_says_which_boundaries_were_passed(tmp_path):
         passed = (step - 1) // 3 * 3  # the newest batch learnt holds the event time step - 1
         assert marks == ({"period": passed} if passed else {})
     assert told[8] == {"period": 6}
+
+
+def test_a_checkpoint_says_what_is_marked_when_it_is_taken(tmp_path):
+    world = World(tmp_path, batches(7), every=2, boundary_ms=3, marking=True)
+    world.store.keep = 9
+    world.run()
+    for saved in world.saved:
+        marks = verify(saved.checkpoint.path).progress.marks
+        assert marks["taken at"] == saved.progress.step
+    assert marks == {"taken at": 7, "period": 6}
 
 
 @pytest.mark.parametrize("ahead", [1, 3])
