@@ -72,7 +72,7 @@ def place(share: Share, column_N: torch.Tensor, size: int, name: str) -> torch.T
 def gather_history(
     histories: list[dict[str, torch.Tensor]], rank: int, world_size: int
 ) -> dict[str, torch.Tensor]:
-    """What all ranks saw since the last round, as far as it now falls to ``rank``."""
+    """What all ranks kept by ``ids``, in columns, as far as it now falls to ``rank``."""
     seen = [history for history in histories if history]
     if not seen:
         return {}

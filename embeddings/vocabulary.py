@@ -22,6 +22,7 @@ D its width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -36,6 +37,7 @@ from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from embeddings.ids import ID_SPACE
 from embeddings.lookup import PrefixIndex
+from embeddings.waiting import Waiting
 
 INIT_SCALE = 0.05
 """New vectors are uniform in ±INIT_SCALE."""
@@ -99,6 +101,10 @@ class ManagedIds(MCHManagedCollisionModule):
         self.evicted_total = 0  # ids that lost theirs to another
         self._index: PrefixIndex | None = None
         self._found: dict[str, _Found] = {}  # between profile and remap
+        self.waiting: Waiting | None = None  # changes handed down to ids without a row
+        self.moving: Callable[[torch.Tensor, torch.Tensor], None] | None = None
+        """Told of every round, before rows are cleared: (this shard's rows that change hands,
+        the ids that owned them, ID_SPACE for a free one)."""
 
     def profile(self, features: dict[str, JaggedTensor]) -> dict[str, JaggedTensor]:
         """Note who was seen; every interval, give rows to those who had none."""
@@ -120,9 +126,7 @@ class ManagedIds(MCHManagedCollisionModule):
             counts.index_add_(0, slots_K, torch.ones_like(slots_K))
         last_seen = self._mch_metadata.get("last_access_iter")
         if last_seen is not None:
-            begun = self._current_iter >= 0
-            last = self._current_iter if begun else int(self._current_iter_tensor)
-            last_seen.index_fill_(0, slots_K, last + 1)
+            last_seen.index_fill_(0, slots_K, self._now() + 1)
 
     def _find(self, ids_V: torch.Tensor) -> _Found:
         sorted_ids_N = self._mch_sorted_raw_ids
@@ -169,10 +173,14 @@ class ManagedIds(MCHManagedCollisionModule):
     @torch.no_grad()
     def _update_and_evict(self, *args: Any, **kwargs: Any) -> None:
         before = self.rows_in_use()
+        owners_N = self._owners() if self.moving is not None else None
         super()._update_and_evict(*args, **kwargs)
         admitted = int(self._evicted_emb_indices.numel())
         self.admitted_total += admitted
         self.evicted_total += admitted - (self.rows_in_use() - before)
+        if self.moving is not None and owners_N is not None:
+            rows = self._evicted_emb_indices - self._output_global_offset
+            self.moving(rows, owners_N[rows])
 
     def rows_in_use(self) -> int:
         """Rows that belong to an id; the last row of a shard never does."""
@@ -199,11 +207,45 @@ class ManagedIds(MCHManagedCollisionModule):
 
     def ids_of(self, rows: torch.Tensor) -> torch.Tensor:
         """The (spread) id that owns each of this shard's ``rows``; ID_SPACE for a free one."""
+        return self._owners()[rows]
+
+    def _owners(self) -> torch.Tensor:
         ids_N = torch.empty_like(self._mch_sorted_raw_ids)
         ids_N[self._mch_remapped_ids_mapping - self._output_global_offset] = (
             self._mch_sorted_raw_ids
         )
-        return ids_N[rows]
+        return ids_N
+
+    def rows_of(self, ids_V: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which of ``ids_V`` have a row [V, bool], and this shard's rows of those [K]."""
+        found = self._find(ids_V)
+        rows_K = self._mch_remapped_ids_mapping.index_select(0, found.slots_K)
+        return found.known_V, rows_K - self._output_global_offset
+
+    @torch.no_grad()
+    def admit(self, ids_V: torch.Tensor) -> torch.Tensor:
+        """Give free rows to the first of ``ids_V``, which have none; this shard's rows [K].
+
+        K is less than V when there are not enough. Each counts as seen once, now. What
+        the rows hold is the caller's business.
+        """
+        begin = self.rows_in_use()
+        count = min(len(ids_V), self._zch_size - 1 - begin)  # the last is never given away
+        if count <= 0:
+            return ids_V[:0]
+        places = slice(begin, begin + count)  # free places stand last
+        rows_K = self._mch_remapped_ids_mapping[places] - self._output_global_offset
+        self._mch_sorted_raw_ids[places] = ids_V[:count]
+        for name, column in self._mch_metadata.items():
+            column[places] = 1 if name == "counts" else self._now()
+        self._sort_mch_buffers()
+        self._index, self._found = None, {}
+        self.admitted_total += count
+        return rows_K
+
+    def _now(self) -> int:
+        begun = self._current_iter >= 0
+        return self._current_iter if begun else int(self._current_iter_tensor)
 
     def newest_ids(self) -> torch.Tensor:
         """The ids that were given a row in the last round, in the order of those rows."""
@@ -218,6 +260,7 @@ class ManagedIds(MCHManagedCollisionModule):
             "last_round": self._last_eviction_iter,
             "admitted_total": self.admitted_total,
             "evicted_total": self.evicted_total,
+            "waiting": self.waiting.state() if self.waiting is not None else {},
         }
 
     def load_hidden_state(self, state: dict[str, Any]) -> None:
@@ -227,6 +270,8 @@ class ManagedIds(MCHManagedCollisionModule):
         self.evicted_total = state["evicted_total"]
         self._evicted = False
         self._index, self._found = None, {}
+        if self.waiting is not None:
+            self.waiting.load(state.get("waiting", {}))
         self._current_history_buffer_offset = 0
         history = state["history"]
         if history:
@@ -257,7 +302,15 @@ class IdInit:
         if self.vocabulary is None:
             with torch.no_grad():
                 return rows_ND.zero_()
-        return id_vectors(self.vocabulary.newest_ids(), rows_ND.shape[1], self.salt)
+        ids_N = self.vocabulary.newest_ids()
+        vectors_ND = self.vectors(ids_N, rows_ND.shape[1])
+        if self.vocabulary.waiting:
+            vectors_ND += self.vocabulary.waiting.take(ids_N).to(vectors_ND)
+        return vectors_ND
+
+    def vectors(self, ids_N: torch.Tensor, dim: int) -> torch.Tensor:
+        """[N, D] what ids start from when nothing was handed down to them."""
+        return id_vectors(ids_N, dim, self.salt)
 
 
 class RowInit:

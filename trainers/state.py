@@ -178,7 +178,9 @@ def _deal_hidden(
     }
     totals["evicted_total"] += share.left_out
     history = gather_history([of_rank["history"] for of_rank in then], rank, world_size)
-    return {**then[0], **totals, "history": history}
+    # Ranks own ascending ranges of ids: one after another they are in order.
+    waiting = gather_history([of_rank.get("waiting", {}) for of_rank in then], rank, world_size)
+    return {**then[0], **totals, "history": history, "waiting": waiting}
 
 
 def _fill(state: State, directory: Path, world_size: int) -> None:
