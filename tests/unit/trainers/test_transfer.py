@@ -16,6 +16,7 @@ from trainers.transfer import accept_deltas, apply_delta, export_full, reinitial
 STREAM = [impressions(seed, SIZE) for seed in range(24)]
 ADS = [impressions(100 + seed, SIZE, users=80, items=40) for seed in range(12)]
 ROOMY = 2048
+HASHED = TableConfig(rows=64, vocabulary="hashed")
 
 
 @pytest.fixture(scope="module")
