@@ -35,6 +35,11 @@ def bucket_of(ids_N: NDArray[np.int64], buckets: int) -> NDArray[np.int64]:
     return ((spread(ids_N) >> (_ID_BITS - 32)) * buckets) >> 32
 
 
+def bucket_starts(buckets: int) -> NDArray[np.int64]:
+    """[buckets] the least spread id of each bucket."""
+    return np.array([-(-(b << 32) // buckets) << (_ID_BITS - 32) for b in range(buckets)])
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """One bucket's vectors at the end of a period, of the entities seen in it (maybe none).
