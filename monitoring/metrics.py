@@ -148,6 +148,37 @@ def gauc_interval(
     return Interval(float(low), float(high))
 
 
+@dataclass(frozen=True)
+class Forgetting:
+    """What became of earlier periods; both NaN where no period tells."""
+
+    backward_transfer: float
+    """Mean of R[T, j] - R[j, j]: below 0, what was learnt later took away from it."""
+    forgetting: float
+    """Mean of max_i R[i, j] - R[T, j]: how far it fell from its best."""
+
+
+def forgetting(retained: ArrayLike) -> Forgetting:
+    """How much is lost, of R [T, T]: R[i, j] is a quality on period j after learning up to i.
+
+    Over the periods j before the last of which R[j, j] and R[T, j] are known (Lopez-Paz and
+    Ranzato, 2017; Chaudhry et al., 2018). What lies above the diagonal is not looked at.
+
+    Raises:
+        ValueError: R is not square.
+    """
+    r = np.asarray(retained, np.float64)
+    if r.ndim != 2 or r.shape[0] != r.shape[1]:
+        raise ValueError(f"a square matrix expected, found {r.shape}")
+    first, last = np.diagonal(r)[:-1], r[-1:, :-1].reshape(-1)
+    known = ~(np.isnan(first) | np.isnan(last))
+    if not known.any():
+        return Forgetting(NAN, NAN)
+    learnt = np.where(np.tri(len(r), dtype=bool) & ~np.isnan(r), r, -np.inf)
+    best = learnt.max(axis=0)[:-1]
+    return Forgetting(float((last - first)[known].mean()), float((best - last)[known].mean()))
+
+
 def log_loss(click: ArrayLike, probability: ArrayLike) -> float:
     """Mean binary cross-entropy in nats; NaN for an empty window.
 
