@@ -21,6 +21,7 @@ from streaming.reader_config import ReaderConfig
 from streaming.topics import TopicsConfig
 from trainers.settings import LevelConfig
 from trainers.tpm_settings import TpmConfig
+from trainers.transfer_settings import ActrConfig, CpmConfig, inherit, require_alike
 
 
 class Config(Section):
@@ -32,13 +33,21 @@ class Config(Section):
     reader: ReaderConfig = ReaderConfig()
     market: MarketConfig = MarketConfig()
     tpm: TpmConfig = TpmConfig()
-    actr: LevelConfig = LevelConfig()
+    actr: ActrConfig = ActrConfig()
+    cpm: CpmConfig = CpmConfig()
     history: HistoryConfig = HistoryConfig()
     monitoring: MonitoringConfig = MonitoringConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _cpm_is_as_actr(cls, values: Any) -> Any:
+        return inherit(values)
 
     @model_validator(mode="after")
     def _tables_exist(self) -> Config:
         _require_tables("actr", self.actr, self.impressions)
+        _require_tables("cpm", self.cpm, self.impressions)
+        require_alike(self.cpm, self.actr)
         _require_tables("tpm", self.tpm, self.impressions.basics())
         return self
 

@@ -20,13 +20,17 @@ class Level:
     snapshots: str = ""  # topic of its vectors at the end of every period; none: it has no periods
 
 
-NAMES = ("tpm", "actr")
+NAMES = ("tpm", "cpm", "actr")
 
 
 def level(name: str, config: Config) -> Level:
     topics = config.topics
-    sources = {"tpm": topics.natural, "actr": topics.ad}
-    settings: dict[str, LevelConfig] = {"tpm": config.tpm, "actr": config.actr}
+    sources = {"tpm": topics.natural, "cpm": topics.natural, "actr": topics.ad}
+    settings: dict[str, LevelConfig] = {
+        "tpm": config.tpm,
+        "cpm": config.cpm,
+        "actr": config.actr,
+    }
     schemas = {"tpm": config.impressions.basics()}
     return Level(
         name=name,
