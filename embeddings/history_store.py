@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embeddings.history import KINDS, Window
+from embeddings.history import KINDS, Window, bucket_of
 from embeddings.history_settings import HistoryConfig
 from embeddings.history_table import HistoryTable, Rows, no_rows, rows_of
 
@@ -113,7 +113,7 @@ class HistoryStore:
         Raises:
             ValueError: as :meth:`replace`; then nothing is changed.
         """
-        rows = {bucket: self.rows(bucket, window) for bucket, window in changes.items()}
+        rows = {bucket: self._rows(bucket, window) for bucket, window in changes.items()}
         for kind in {kind for kind, _ in changes}:
             own = {bucket: part for (k, bucket), part in rows.items() if k == kind}
             self._tables[kind] = self._tables[kind].replaced(own)
@@ -122,23 +122,26 @@ class HistoryStore:
         self._ends = self._ends | reached
         self.positions = self.positions | dict(positions or {})
 
-    def rows(self, bucket: Bucket, window: Window | None) -> Rows:
-        """``window`` as this store holds it.
-
-        Raises:
-            ValueError: as :meth:`replace`.
-        """
+    def check(self, bucket: Bucket, window: Window | None = None) -> None:
+        """Raises ValueError: as :meth:`replace` would."""
         kind, number = bucket
         if kind not in KINDS or not 0 <= number < self.buckets:
             raise ValueError(f"no bucket {kind}/{number} among {self.buckets} of each kind")
         if window is None:
-            return no_rows(self.kept, self.dim)
+            return
         if (window.slots, window.dim) != (self.kept, self.dim):
             raise ValueError(
                 f"{kind}/{number} has {window.slots} vectors of width {window.dim} an entity, "
                 f"expected are {self.kept} of width {self.dim}"
             )
-        return rows_of(window, number, self.buckets)
+        if (bucket_of(window.ids_N, self.buckets) != number).any():
+            raise ValueError(
+                f"{kind}/{number} has ids that are not of bucket {number} of {self.buckets}"
+            )
+
+    def _rows(self, bucket: Bucket, window: Window | None) -> Rows:
+        self.check(bucket, window)
+        return no_rows(self.kept, self.dim) if window is None else rows_of(window)
 
     def clear(self) -> None:
         """Forget everything, positions too."""

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embeddings.history import Window, bucket_of, bucket_starts
+from embeddings.history import Window, bucket_starts
 from embeddings.ids import ID_SPACE, spread
 from embeddings.lookup import PrefixIndex
 
@@ -45,14 +45,8 @@ class Rows:
         return Rows(self.spread_N[own], self.ends_NK[own], self.vectors_NKD[own])
 
 
-def rows_of(window: Window, bucket: int, buckets: int) -> Rows:
-    """The rows of one bucket.
-
-    Raises:
-        ValueError: there are ids of another bucket.
-    """
-    if (bucket_of(window.ids_N, buckets) != bucket).any():
-        raise ValueError(f"ids that are not of bucket {bucket} of {buckets}")
+def rows_of(window: Window) -> Rows:
+    """The rows of one bucket."""
     spread_N = spread(window.ids_N)
     order = np.argsort(spread_N)
     return Rows(spread_N[order], window.period_ends_NH[order], window.vectors_NHD[order])
