@@ -33,6 +33,11 @@ PURE = [
     "embeddings/tables.py",
     "embeddings/cpu_collision.py",
     "embeddings/vocabulary.py",
+    "embeddings/history.py",
+    "embeddings/history_alignment.py",
+    "embeddings/history_records.py",
+    "embeddings/history_table.py",
+    "embeddings/history_store.py",
 ]
 LIGHT = ["streaming", "monitoring"]
 
