@@ -77,6 +77,11 @@ class QualityFollower:
         with self._lock:
             return self._series.points()
 
+    def between(self, begin_ms: int, end_ms: int) -> float:
+        """GAUC from one event time to another; NaN: undefined."""
+        with self._lock:
+            return self._series.between(begin_ms, end_ms)
+
     def metrics(self) -> WindowMetrics:
         """Of the newest window in event time."""
         with self._lock:

@@ -108,6 +108,16 @@ class SeriesBuilder:
         """The rows of the newest point's window, such as for :func:`metrics.gauc_interval`."""
         return self._window(max(self._rows)) if self._rows else NO_ROWS
 
+    def between(self, begin_ms: int, end_ms: int) -> float:
+        """GAUC of the rows held with ``begin_ms`` <= event time < ``end_ms``; NaN: undefined."""
+        steps = range(begin_ms // self.step_ms, -(-end_ms // self.step_ms))
+        parts = [part for one in steps for part in self._rows.get(one, [])]
+        if not parts:
+            return math.nan
+        rows = Rows.concatenate(parts)
+        rows = rows.take((rows.event_time >= begin_ms) & (rows.event_time < end_ms))
+        return metrics.gauc(rows.user, rows.click, rows.probability).weighted
+
     def _window(self, step: int) -> Rows:
         steps = range(step - self._steps + 1, step + 1)
         parts = [part for one in steps for part in self._rows.get(one, [])]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from monitoring.hand_downs import Effect
 from monitoring.series import Point
 
 NAN = float("nan")
@@ -46,6 +47,9 @@ class LevelState:
     ctr: float = NAN
     model_version: float = NAN
     checkpoint_age_seconds: float = NAN
+    history: float = NAN  # share of impressions whose user or item has a historical embedding
+    history_age_seconds: float = NAN  # event time since the newest complete period's end
+    hand_down: float = NAN  # event time of the last hand-down taken over, s
     tables: tuple[TableState, ...] = ()
     late: float = 0  # impressions learnt after later ones
     repeated: float = 0  # impressions whose id was seen shortly before
@@ -58,6 +62,7 @@ class Snapshot:
     processes: tuple[ProcessState, ...] = ()
     levels: tuple[LevelState, ...] = ()
     points: tuple[Point, ...] = ()  # the chart's, of the first level
+    hand_downs: tuple[Effect, ...] = ()  # of the chart's level, oldest first
     produced: Mapping[str, float] = field(default_factory=dict)  # topic to impressions
     produced_per_second: float = NAN
     dead_letters: Mapping[str, float] = field(default_factory=dict)  # reason to count

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from rich.live import Live
 
 from config import Config, configured
 from errors import UserError
+from monitoring.hand_downs import HandDowns
 from monitoring.processes import Process, running
 from monitoring.quality import QualityFollower, wait_until_read
 from monitoring.scrape import SnapshotBuilder, kafka_state, scrape_all
@@ -87,6 +88,7 @@ class Observer:
         self.follower: QualityFollower | None = None
         """Of the level's predictions, once there is a Kafka to follow."""
         self._points = _Sparing()
+        self._hand_downs = HandDowns()
 
     def processes(self) -> list[Process]:
         return running(self._config.run_dir)
@@ -95,9 +97,18 @@ class Observer:
         """Now; never fails for what a process or Kafka does."""
         scrapes = scrape_all(self.processes())
         points = self._points.of(self.follower) if self.follower else ()
-        return self._builder.build(
+        snapshot = self._builder.build(
             scrapes, time.time(), kafka_state(self._kafka()), points, message
         )
+        return self._with_hand_downs(snapshot)
+
+    def _with_hand_downs(self, snapshot: Snapshot) -> Snapshot:
+        for level in snapshot.levels:
+            if level.level == self._level and not math.isnan(level.hand_down):
+                self._hand_downs.note(round(1000 * level.hand_down))
+        if self.follower is None:
+            return snapshot
+        return replace(snapshot, hand_downs=self._hand_downs.effects(self.follower.between))
 
     def catch_up(self, timeout: float) -> None:
         """Read the predictions there are, for one frame."""

@@ -10,6 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from monitoring import chart, text
+from monitoring.hand_downs import mean_gain
 from monitoring.snapshot import FLOOR, LevelState, ProcessState, Snapshot, TableState
 
 _STYLES = {"model": "bold cyan", "ceiling": "yellow", "floor": "red", "": ""}
@@ -39,7 +40,7 @@ def render(snapshot: Snapshot, width: int, height: int, ascii_only: bool = False
     side_width = 0 if narrow else 44 if width >= _WIDE else 30
     side = [*_processes(snapshot.processes, ascii_only), Text(), *_tables(snapshot, ascii_only)]
     above = [_header(snapshot), *_levels(snapshot.levels), Text()]
-    below = [Text(), _dead_letters(snapshot)]
+    below = [Text(), *_transfer(snapshot), _dead_letters(snapshot)]
     if snapshot.message:
         below.append(Text(snapshot.message, style="bold"))
     # Title, axis and dates are three more lines; the last line stays free for the cursor.
@@ -75,8 +76,10 @@ def line(snapshot: Snapshot) -> str:
             f"lag {text.count(level.lag_records)} records {text.seconds(level.lag_seconds)}",
         ]
     parts.append(f"gauc {text.ratio(model)} ceiling {text.ratio(ceiling)} floor {FLOOR}")
-    for level in snapshot.levels:
+    for level in snapshot.levels[:1]:
         parts += [f"{table.name} {text.percent(table.occupancy)}" for table in level.tables]
+    if snapshot.hand_downs:
+        parts.append(f"hand-downs {len(snapshot.hand_downs)}, {_effects(snapshot)}")
     parts.append(f"dead letters {text.count(sum(snapshot.dead_letters.values()))}")
     troubled = [p for p in snapshot.processes if p.state != "running"]
     parts += [f"{process.name}: {process.state}" for process in troubled]
@@ -146,7 +149,7 @@ def _processes(processes: Iterable[ProcessState], ascii_only: bool) -> list[Text
 
 
 def _tables(snapshot: Snapshot, ascii_only: bool) -> list[Text]:
-    tables = [table for level in snapshot.levels for table in level.tables]
+    tables = snapshot.levels[0].tables if snapshot.levels else ()
     lines = [Text("table rows in use, evicted", style="dim")] if tables else []
     return lines + [_table(table, ascii_only) for table in tables]
 
@@ -158,6 +161,29 @@ def _table(table: TableState, ascii_only: bool) -> Text:
     made = Text(f"{table.name[:11]:<12}")
     made.append(full * filled, style="cyan").append(empty * (_BAR - filled), style="dim")
     return made.append(f"{text.percent(table.occupancy):>5} {text.short(table.evictions)}")
+
+
+def _transfer(snapshot: Snapshot) -> list[Text]:
+    """What the level of the chart got from the others; nothing where there are no others."""
+    made = Text()
+    for level in snapshot.levels:
+        if not math.isnan(level.history):
+            age = text.seconds(level.history_age_seconds)
+            made.append(f"{level.level} history ", style="dim")
+            made.append(f"{text.percent(level.history)}, {age} old  ", style="default")
+    if snapshot.hand_downs:
+        made.append("hand-downs ", style="dim")
+        made.append(f"{len(snapshot.hand_downs)}, {_effects(snapshot)}", style="default")
+    return [made] if made.plain else []
+
+
+def _effects(snapshot: Snapshot) -> str:
+    known = [e for e in snapshot.hand_downs if not math.isnan(e.after)]
+    if not known:
+        return f"last {text.event_time(snapshot.hand_downs[-1].boundary / 1000)}"
+    last, (gain, number) = known[-1], mean_gain(snapshot.hand_downs)
+    words = f"GAUC {text.ratio(last.before)} -> {text.ratio(last.after)} around the last one"
+    return words + f", {gain:+.3f} in the mean of {number}" if number > 1 else words
 
 
 def _dead_letters(snapshot: Snapshot) -> Text:

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from monitoring import chart, text
+from monitoring.hand_downs import Effect
 from monitoring.series import Point
 from monitoring.snapshot import LevelState, ProcessState, Snapshot, TableState
 from monitoring.view import View, line, render
@@ -59,6 +60,20 @@ FULL = Snapshot(
 EMPTY = Snapshot(at=1_800_000_000.0, levels=(LevelState("actr"),))
 
 
+HANDED_DOWN = dataclasses.replace(
+    FULL,
+    levels=(
+        dataclasses.replace(FULL.levels[0], history=0.93, history_age_seconds=2 * 86_400),
+        LevelState("cpm", impressions=1e6, model_version=77, checkpoint_age_seconds=5),
+    ),
+    hand_downs=(
+        Effect(START, 0.6, 0.7),
+        Effect(START + DAY, 0.7, 0.702),
+        Effect(START + 2 * DAY, math.nan, math.nan),
+    ),
+)
+
+
 class Pipe(io.StringIO):
     def __init__(self, encoding="utf-8"):
         super().__init__()
@@ -97,7 +112,17 @@ def test_a_frame_shows_everything_at_80_columns():
         assert words in frame
 
 
-@pytest.mark.parametrize("snapshot", [FULL, EMPTY, dataclasses.replace(FULL, message="bye " * 40)])
+def test_what_was_handed_down_and_what_it_did():
+    frame = printed(HANDED_DOWN, width=120)
+    assert "actr history 93%, 2 d old" in frame
+    assert "hand-downs 3, GAUC 0.700 -> 0.702 around the last one, +0.051 in the mean of 2" in frame
+    assert "v77 5.0 s" in frame
+    assert "hand-downs 3, GAUC 0.700 -> 0.702" in line(HANDED_DOWN)
+
+
+@pytest.mark.parametrize(
+    "snapshot", [FULL, EMPTY, HANDED_DOWN, dataclasses.replace(FULL, message="bye " * 40)]
+)
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (200, 60), (66, 24)])
 @pytest.mark.parametrize("ascii_only", [False, True])
 def test_fits_the_terminal(snapshot, width, height, ascii_only):
