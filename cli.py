@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "import": ("streaming.importer", "Turn a CSV or Parquet log into an impression log."),
     "dead-letters": ("streaming.dead_letters_command", "List, count or send back dead letters."),
     "train": ("trainers.train", "Train a level on impressions as they arrive."),
+    "refresh": ("embeddings.refresher", "Make historical embeddings of TPM's snapshots."),
     "plan": ("trainers.plan", "Show which table goes where, and the memory it takes."),
     "status": ("monitoring.status", "Show every process of a run directory, live."),
     "demo": ("monitoring.demo", "Kafka, market and trainer together, with a live view."),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
@@ -24,6 +24,8 @@ from monitoring.window import WindowMetrics
 PREFIX = "ecdctr_"
 STEP_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 CHECKPOINT_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+SNAPSHOT_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+REFRESH_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 FRESHNESS_BUCKETS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 
 M = TypeVar("M", Counter, Gauge, Histogram)
@@ -219,6 +221,33 @@ class TrainerTelemetry(_Telemetry):
         self._count(self._evicted, evicted, name)
 
 
+class PeriodTelemetry(_Telemetry):
+    """What a level tells that publishes its vectors at the end of every period."""
+
+    def __init__(self, registry: CollectorRegistry, level: str, rank: int = 0) -> None:
+        super().__init__(registry, level=level, rank=str(rank))
+        self._period_end = self._gauge(
+            "period_end_seconds", "Event time at which the last closed period ended."
+        )
+        self._entities = self._gauge(
+            "snapshot_entities", "Vectors in the last period's snapshot.", "kind"
+        )
+        self._seconds = self._histogram(
+            "snapshot_seconds", "Taking and sending a period's vectors.", SNAPSHOT_BUCKETS
+        )
+
+    def going_on(self, period_end_ms: int) -> None:
+        """The last period that an earlier process closed."""
+        self._set(self._period_end, period_end_ms / 1000)
+
+    def closed(self, period_end_ms: int, entities: Mapping[str, int], seconds: float) -> None:
+        """A period was closed; `entities`: vectors sent, by kind."""
+        self._set(self._period_end, period_end_ms / 1000)
+        for kind, count in entities.items():
+            self._set(self._entities, count, kind)
+        self._seconds.observe(seconds)
+
+
 class SimulatorTelemetry(_Telemetry):
     """What a market tells."""
 
@@ -235,6 +264,71 @@ class SimulatorTelemetry(_Telemetry):
     def produced(self, topic: str, impressions: int, event_time_ms: int) -> None:
         self._count(self._produced, impressions, topic)
         self._set(self._event_time, event_time_ms / 1000, topic)
+
+
+class RefresherTelemetry(_Telemetry):
+    """What one worker of the refresher tells of its partitions; times are event times."""
+
+    def __init__(self, registry: CollectorRegistry, worker: int = 1) -> None:
+        super().__init__(registry, worker=str(worker))
+        build_info(registry, "refresh")
+        self._snapshots = self._counters(
+            "history_snapshots_total", "Snapshots read, by what became of them.", "outcome"
+        )
+        self._published = self._counter("history_records_total", "Buckets published.")
+        self._tombstones = self._counter("history_tombstones_total", "Buckets taken back.")
+        self._rebuilds = self._counter(
+            "history_rebuilds_total", "Partitions rebuilt because their table could not be used."
+        )
+        self._refresh = self._histogram(
+            "history_refresh_seconds", "Refreshing one partition.", REFRESH_BUCKETS
+        )
+        self._entities = self._gauge("history_entities", "Entities with a history.", "kind")
+        self._coverage = self._gauge(
+            "history_coverage_ratio",
+            "Of the entities seen in the newest period, those with an earlier one.",
+            "kind",
+        )
+        self._distance = self._gauge(
+            "history_cosine_distance",
+            "Mean cosine distance of an entity's newest vector from the one before.",
+            "kind",
+        )
+        self._bytes = self._gauge("history_table_bytes", "Bytes of the table's rows.")
+        self._period_end = self._gauge(
+            "history_event_time_seconds", "Newest period end seen, since 1970-01-01 UTC."
+        )
+        self._staleness = self._gauge(
+            "history_staleness_seconds",
+            "Event time by which the bucket least up to date is behind the newest period end.",
+        )
+
+    def snapshot(self, outcome: str) -> None:
+        """A snapshot was `merged`, `repeated`, `old` or `unusable`."""
+        self._count(self._snapshots, 1, outcome)
+
+    def published(self, records: int, tombstones: int) -> None:
+        self._published.inc(records)
+        self._tombstones.inc(tombstones)
+
+    def rebuilt(self) -> None:
+        self._rebuilds.inc()
+
+    def refreshed(self, seconds: float) -> None:
+        self._refresh.observe(seconds)
+
+    def entities(self, kind: str, entities: int, coverage: float, distance: float) -> None:
+        """`coverage` and `distance` are NaN where there is nobody to tell by."""
+        self._set(self._entities, entities, kind)
+        self._set(self._coverage, coverage, kind)
+        self._set(self._distance, distance, kind)
+
+    def table(self, bytes_held: int) -> None:
+        self._set(self._bytes, bytes_held)
+
+    def periods(self, newest_ms: int, staleness_ms: int) -> None:
+        self._set(self._period_end, newest_ms / 1000 if newest_ms else math.nan)
+        self._set(self._staleness, staleness_ms / 1000)
 
 
 def build_info(registry: CollectorRegistry, process: str) -> None:
