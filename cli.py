@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("trainers.train", "Train a level on impressions as they arrive."),
     "refresh": ("embeddings.refresher", "Make historical embeddings of TPM's snapshots."),
     "plan": ("trainers.plan", "Show which table goes where, and the memory it takes."),
+    "replay": ("trainers.replay.command", "Compare ways to learn, on a recorded log."),
     "status": ("monitoring.status", "Show every process of a run directory, live."),
     "demo": ("monitoring.demo", "Kafka, market and trainer together, with a live view."),
 }

@@ -19,6 +19,7 @@ from streaming.impressions import ImpressionSchema
 from streaming.market_config import MarketConfig
 from streaming.reader_config import ReaderConfig
 from streaming.topics import TopicsConfig
+from trainers.replay.settings import ReplayConfig
 from trainers.settings import LevelConfig
 from trainers.tpm_settings import TpmConfig
 from trainers.transfer_settings import ActrConfig, CpmConfig, inherit, require_alike
@@ -36,6 +37,7 @@ class Config(Section):
     actr: ActrConfig = ActrConfig()
     cpm: CpmConfig = CpmConfig()
     history: HistoryConfig = HistoryConfig()
+    replay: ReplayConfig = ReplayConfig()
     monitoring: MonitoringConfig = MonitoringConfig()
 
     @model_validator(mode="before")

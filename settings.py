@@ -72,14 +72,14 @@ def load(
     for name in sorted(env):
         if name.startswith(ENV_PREFIX) and name not in NOT_SETTINGS:
             key = name.removeprefix(ENV_PREFIX).lower().replace("__", ".")
-            value = _parse(model, key, env[name], f"${name}")
+            value = parse(model, key, env[name], f"${name}")
             _overlay(values, origins, model, {key: value}, f"${name}")
     for item in overrides:
         key, separator, text = item.partition("=")
         if not separator:
             raise UserError(f"--set {item}: expected key=value, such as actr.batch_size=4096")
         key = key.strip()
-        value = _parse(model, key, text, f"--set {key}")
+        value = parse(model, key, text, f"--set {key}")
         _overlay(values, origins, model, {key: value}, f"--set {key}")
     return Loaded(_build(model, values, origins), origins)
 
@@ -137,7 +137,7 @@ def _owner(known: Mapping[str, Any], key: str) -> str | None:
     return None
 
 
-def _parse(model: type[Section], key: str, text: str, where: str) -> Any:
+def parse(model: type[Section], key: str, text: str, where: str) -> Any:
     """A value from text: TOML where it reads as TOML, else the text itself."""
     known = keys(model)
     owner = _owner(known, key)

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from errors import UserError
-from streaming.impressions import CLICK, EVENT_TIME, IMPRESSION_ID, Batch, ImpressionSchema
+from streaming.impressions import EVENT_TIME, Batch, ImpressionSchema
 from streaming.interleave import Interleaver
 from streaming.partitioning import hourly_records, partition_of
 from streaming.truth import Truth, truth_dir
@@ -67,6 +67,15 @@ class RecordedLog:
     def end(self) -> int:
         """Event time of the last impression, ms."""
         return max(span.last for span in self.spans.values() if span.rows)
+
+    @property
+    def identity(self) -> list[tuple[str, int, int]]:
+        """Name, size and time of change of every file: what tells two logs apart."""
+        files = [file for domain in DOMAINS for file in self._files[domain]]
+        return [
+            (f"{file.parent.name}/{file.name}", (stat := file.stat()).st_size, stat.st_mtime_ns)
+            for file in files
+        ]
 
     def batches(self, domains: tuple[str, ...], size: int, partitions: int = 1) -> Iterator[Batch]:
         """Batches of ``size`` impressions in the log's order; the last may be shorter.
@@ -190,17 +199,3 @@ def _read(path: Path, schema: ImpressionSchema) -> pa.RecordBatch:
         raise UserError(f"cannot read {path}: {error}") from None
     batches = table.to_batches()
     return batches[0] if batches else schema.empty()
-
-
-__all__ = [
-    "AD",
-    "CLICK",
-    "DOMAIN",
-    "DOMAINS",
-    "IMPRESSION_ID",
-    "NATURAL",
-    "RecordedLog",
-    "Span",
-    "merged",
-    "true_probabilities",
-]

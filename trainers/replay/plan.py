@@ -7,13 +7,13 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from config import Config
 from errors import UserError
-from settings import flatten, keys, load, unknown_key
+from settings import flatten, keys, parse, unknown_key
 from trainers.replay.log import AD, DOMAINS
 
 Overrides = tuple[tuple[str, str], ...]
@@ -25,27 +25,16 @@ class Variant:
     """One way to predict the ads; all variants predict the same ones.
 
     ``settings`` go over the configuration, so that what a variant is named for does not
-    depend on it.
+    depend on it: which levels there are, what they read, what is handed down and when.
     """
 
     name: str
     about: str
-    learns: tuple[str, ...] = (AD,)
-    by_domain: bool = False
-    """The model knows the domain: as a feature, and by BatchNorms for each."""
-    history: bool = False
-    """TPM's historical embeddings are read, by the ad model and by CPM."""
-    transfer: Literal["none", "reinitialize", "delta"] = "none"
-    """What becomes of CPM's versions."""
-    reset_norms: bool = True
-    """With `reinitialize`: BatchNorms start anew."""
     settings: Overrides = ()
-
-    @property
-    def levels(self) -> tuple[str, ...]:
-        """The levels that learn for it."""
-        upper = [("tpm", self.history), ("cpm", self.transfer != "none")]
-        return (*(name for name, needed in upper if needed), "actr")
+    learns: tuple[str, ...] = (AD,)
+    """Domains that the ad model learns from."""
+    by_domain: bool = False
+    """The ad model knows the domain: as a feature, and by BatchNorms for each."""
 
     def applied(self, config: Config) -> Config:
         """``config`` as the variant has it.
@@ -56,50 +45,72 @@ class Variant:
         return with_settings(config, self.settings)
 
 
+def levels(config: Config) -> tuple[str, ...]:
+    """The levels that learn with ``config``, from the top."""
+    cpm = config.actr.transfer != "none"
+    tpm = config.actr.history or (cpm and config.cpm.history)
+    return (*("tpm",) * tpm, *("cpm",) * cpm, "actr")
+
+
 def with_settings(config: Config, settings: Overrides) -> Config:
     """``config`` with some values replaced; checked as if they had been given at the start.
+
+    What CPM has from A-CTR it has from the new values.
 
     Raises:
         UserError: a key is unknown, or a value does not fit.
     """
-    if not settings:
-        return config
-    given = [f"{key}={value}" for key, value in settings]
-    overrides = load(Config, None, {}, given).origins  # refuses unknown keys
-    assert set(overrides) == {key for key, _ in settings}
-    known = keys(Config)
-    tree = config.model_dump(mode="json")
-    for key, text in settings:
+    tree = config.model_dump(mode="json", exclude_unset=True)
+    given = dict(settings)
+    twins = {f"cpm.{key.removeprefix('actr.')}": v for key, v in settings if _shared(key)}
+    for key, text in (twins | given).items():
         *parents, leaf = key.split(".")
         branch = tree
         for parent in parents:
-            branch = branch[parent]
-        branch[leaf] = _value(known[key].annotation, key, text)
+            branch = branch.setdefault(parent, {})
+        branch[leaf] = parse(Config, key, text, f"{key}={text}")
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UserError(f"{given[0]}: {reason}") from None
+        raise UserError(f"{', '.join(f'{k}={v}' for k, v in settings)}: {reason}") from None
 
 
-def _value(annotation: Any, key: str, text: str) -> Any:
-    try:
-        return TypeAdapter(annotation).validate_strings(text)
-    except ValidationError as error:
-        raise UserError(f"{key}={text}: {error.errors()[0]['msg']}") from None
+def _shared(key: str) -> bool:
+    """Whether CPM has the value from A-CTR."""
+    return key in ("actr.seed", "actr.history") or key.startswith("actr.model.")
 
+
+ALONE: Overrides = (("actr.transfer", "none"), ("actr.history", "false"))
+MONTHLY: Overrides = (
+    ("actr.history", "true"),
+    ("history.period_hours", "720"),
+    ("history.periods", "3"),
+    ("history.aggregation", "mean"),
+)
+WEEKLY: Overrides = (
+    ("actr.history", "true"),
+    ("history.period_hours", "168"),
+    ("history.aggregation", "mean"),
+)
+FROM_SCRATCH: Overrides = (
+    ("actr.transfer", "reinitialize"),
+    ("actr.transfer_resets_batch_norm", "true"),
+    ("cpm.mode", "scratch"),
+    ("cpm.window_hours", "168"),
+)
+DAILY_DELTAS: Overrides = (
+    ("actr.transfer", "delta"),
+    ("cpm.mode", "continuous"),
+    ("cpm.hand_down_hours", "24"),
+)
 
 VARIANTS: dict[str, Variant] = {
     variant.name: variant
     for variant in (
-        Variant("ads-only", "one model on the ads alone"),
-        Variant("merged", "one model on all impressions, which does not know the domain", DOMAINS),
-        Variant(
-            "joint",
-            "one model on all impressions, with the domain as a feature and BatchNorms for each",
-            DOMAINS,
-            by_domain=True,
-        ),
+        Variant("ads-only", "one model on the ads alone", ALONE),
+        Variant("merged", "one model on all impressions, domain unknown", ALONE, DOMAINS),
+        Variant("joint", "one model on all, domain known, BatchNorms by it", ALONE, DOMAINS, True),
     )
 }
 

@@ -1,0 +1,99 @@
+"""`ecdctr replay`: all levels over a recorded log, and what each of them is worth."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from config import Config, configured
+from errors import UserError
+from settings import Loaded
+from shutdown import end_at_once
+from trainers.replay.plan import VARIANTS, chosen
+
+
+@click.command("replay")
+@configured
+@click.argument("log", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "--variants",
+    default=",".join(VARIANTS),
+    show_default=True,
+    metavar="NAME,...",
+    help="What to compare.",
+)
+@click.option(
+    "--sweep",
+    multiple=True,
+    metavar="KEY=V1,V2",
+    help="Run each variant with each value of a setting; several give every combination.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for predictions and the report; default: RUN_DIR/replay.",
+)
+def command(
+    loaded: Loaded[Config], log: Path, variants: str, sweep: tuple[str, ...], out: Path | None
+) -> None:
+    """Run LOG, a folder of Parquet files, through all levels, variant by variant.
+
+    LOG is what `ecdctr simulate --out` or `ecdctr import --out` wrote. Every variant
+    predicts the same ad impressions, each before learning it. What an earlier run finished
+    in --out is not done again.
+    """
+    names = [name.strip() for name in variants.split(",") if name.strip()]
+    if not names:
+        raise UserError(f"--variants: which? There are {', '.join(VARIANTS)}")
+    plan = chosen(names, sweep)
+    for variant in plan:
+        variant.applied(loaded.config)  # all refusals before any work
+    end_at_once()
+    # TorchRec takes seconds to import: only now, when all else was found in order.
+    from trainers.replay.log import RecordedLog
+    from trainers.replay.run import Replay, require_same_ads
+
+    config = loaded.config
+    recorded = RecordedLog(log, config.impressions)
+    folder = out or config.run_dir / "replay"
+    with Bars() as bars:
+        replay = Replay(recorded, config, folder, bars)
+        outcomes = {variant.name: replay.outcome(variant) for variant in plan}
+    require_same_ads(outcomes)
+
+
+class Bars:
+    """A bar for what is under way on a terminal, a line for what is done anywhere."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description:<24}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not sys.stderr.isatty(),
+            transient=True,
+        )
+
+    def __enter__(self) -> Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._progress.stop()
+
+    def began(self, what: str, impressions: int) -> Callable[[int], None]:
+        task = self._progress.add_task(what, total=impressions)
+        return lambda count: self._progress.advance(task, count)
+
+    def ended(self, what: str, known: bool) -> None:
+        for task in self._progress.task_ids:
+            self._progress.remove_task(task)
+        self._console.print(f"{what}: {'known already' if known else 'done'}", highlight=False)
