@@ -1,41 +1,20 @@
 import math
 
-import numpy as np
 import pytest
 import torch
-from log_support import SCHEMA, START_MS, impressions
+from history_support import DIM, small_store
+from log_support import SCHEMA, impressions
 
-from embeddings.history import Snapshot, bucket_of, empty_window, merge, publish
-from embeddings.history_settings import HistoryConfig
-from embeddings.history_store import HistoryStore
 from trainers.features import ModelBatch, to_model_batch
 from trainers.history_inputs import Coverage, attach
 from trainers.settings import ModelConfig
 
-DIM, MODEL = 4, ModelConfig()
-EARLY, LATE = START_MS + 100, START_MS + 200  # periods' ends, at the impressions 10 and 20
-
-
-def store(aggregation: str = "attention") -> HistoryStore:
-    """Users 0 to 9 and items 0 to 19: vectors full of id + 1 of the early period, and of
-    minus that of the late one."""
-    config = HistoryConfig(periods=2, aggregation=aggregation, buckets=2)
-    made = HistoryStore.of(config, DIM)
-    for kind, count in (("user", 10), ("item", 20)):
-        ids_N = np.arange(count)
-        for bucket in range(config.buckets):
-            own_N = ids_N[bucket_of(ids_N, config.buckets) == bucket]
-            window = empty_window(config.window, DIM)
-            for end, sign in ((EARLY, 1), (LATE, -1)):
-                vectors_ND = np.repeat(sign * (own_N[:, None] + 1), DIM, 1).astype(np.float16)
-                window = merge(window, Snapshot(kind, bucket, end, own_N, vectors_ND))
-            made.replace(kind, bucket, publish(window, config))
-    return made
+MODEL = ModelConfig()
 
 
 def attached(ids: range, pad_to: int | None = None, **options) -> ModelBatch:
     rows = impressions(ids)
-    return attach(to_model_batch(rows, SCHEMA, MODEL, pad_to), rows, store(**options), SCHEMA)
+    return attach(to_model_batch(rows, SCHEMA, MODEL, pad_to), rows, small_store(**options), SCHEMA)
 
 
 @pytest.mark.parametrize("aggregation", ["mean", "attention"])
@@ -61,7 +40,7 @@ def test_vectors_are_those_of_each_rows_user_and_item_newest_first():
 def test_the_batch_is_otherwise_as_it_was():
     rows = impressions(range(12))
     plain = to_model_batch(rows, SCHEMA, MODEL)
-    batch = attach(plain, rows, store(), SCHEMA)
+    batch = attach(plain, rows, small_store(), SCHEMA)
     assert plain.history is None
     assert batch.kjt is plain.kjt
     assert batch.rows == 12
