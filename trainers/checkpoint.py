@@ -103,21 +103,11 @@ class CheckpointStore:
         Raises:
             OSError: something could not be written; the checkpoint is not current.
         """
-        files = {}
-        for path in _files(writing):
-            files[path.relative_to(writing).as_posix()] = _digest(path)
-            _sync(path)
-        body = {"format": FORMAT, "progress": _to_json(progress), "files": files}
-        manifest = writing / MANIFEST
-        manifest.write_text(json.dumps({"body": body, "sha256": _body_digest(body)}, indent=1))
-        _sync(manifest)
-        for directory in {path.parent for path in _files(writing)} | {writing}:
-            _sync(directory)
+        seal(writing, progress)
         final = self.directory / f"step-{progress.step:012d}"
         if final.exists():  # the same step written again says the same
             shutil.rmtree(final)
-        os.rename(writing, final)
-        _sync(self.directory)
+        rename(writing, final)
         self._prune()
         return Checkpoint(final, progress)
 
@@ -166,6 +156,26 @@ class CheckpointStore:
     def _prune(self) -> None:
         for path in self.paths()[self.keep :]:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def seal(directory: Path, progress: Progress) -> None:
+    """Bring every file of ``directory`` to the disk, and a manifest of their checksums."""
+    files = {}
+    for path in _files(directory):
+        files[path.relative_to(directory).as_posix()] = _digest(path)
+        _sync(path)
+    body = {"format": FORMAT, "progress": _to_json(progress), "files": files}
+    manifest = directory / MANIFEST
+    manifest.write_text(json.dumps({"body": body, "sha256": _body_digest(body)}, indent=1))
+    _sync(manifest)
+    for folder in {path.parent for path in _files(directory)} | {directory}:
+        _sync(folder)
+
+
+def rename(writing: Path, final: Path) -> None:
+    """Give a sealed directory its final name, for good."""
+    os.rename(writing, final)
+    _sync(final.parent)
 
 
 def verify(path: Path) -> Checkpoint:

@@ -79,7 +79,7 @@ def export_full(
 
 
 def export_delta(learner: Learner, tracker: DeltaTracker, directory: Path) -> None:
-    """Write what changed since the last call into ``directory``; ``tracker`` counts from here.
+    """Write what ``tracker`` noted into ``directory``; rebase it once that is safe.
 
     Raises:
         OSError: the disk is full or not writable.
@@ -98,7 +98,6 @@ def export_delta(learner: Learner, tracker: DeltaTracker, directory: Path) -> No
     path = directory / f"delta-{learner.place.rank:05d}.npz"
     np.savez(path, **{name: array.numpy() for name, array in arrays.items()})  # type: ignore[arg-type]
     _write_signature(learner, directory)
-    tracker.rebase()
 
 
 def _model_state(learner: Learner) -> State:
@@ -126,14 +125,7 @@ def reinitialize(into: Learner, version: Path, *, keep_batch_norm: bool = False)
     _require_same(_read_signature(version), signature(into))
     place = into.place
     hidden = read_state(_model_state(into), version, place.rank, place.world_size)
-    for name, vocabulary in into.vocabularies.items():
-        admitted, evicted = vocabulary.admitted_total, vocabulary.evicted_total
-        vocabulary.load_hidden_state(hidden["vocabularies"][name])
-        vocabulary.admitted_total, vocabulary.evicted_total = admitted, evicted  # of this learner
-    for table in local_tables(into.model).values():
-        if table.cached:
-            tables: Any = table.kernel.emb_module
-            tables.reset_cache_states()  # of what was there before
+    _take_vocabularies(into, hidden["vocabularies"])
     _forget_optimizers(into)
     if not keep_batch_norm:
         for module in dense_part(into).modules():
@@ -142,12 +134,45 @@ def reinitialize(into: Learner, version: Path, *, keep_batch_norm: bool = False)
 
 
 @torch.no_grad()
+def start_over(learner: Learner) -> None:
+    """Begin anew, as just made: for a moment there are two of it in memory.
+
+    Every rank must call this.
+    """
+    fresh = Learner(learner.config, learner.schema)
+    ours, theirs = learner.state(), fresh.state()
+    for name, value in ours.items():
+        for tensor, beginning in zip(_local(value), _local(theirs[name]), strict=True):
+            tensor.copy_(beginning)
+    hidden = fresh.hidden_state()["vocabularies"]
+    _take_vocabularies(learner, hidden)
+
+
+def _take_vocabularies(learner: Learner, hidden: dict[str, Any]) -> None:
+    """What state dicts leave out of vocabularies; what counts rounds stays this learner's."""
+    for name, vocabulary in learner.vocabularies.items():
+        admitted, evicted = vocabulary.admitted_total, vocabulary.evicted_total
+        vocabulary.load_hidden_state(hidden[name])
+        vocabulary.admitted_total, vocabulary.evicted_total = admitted, evicted
+    for table in local_tables(learner.model).values():
+        if table.cached:
+            tables: Any = table.kernel.emb_module
+            tables.reset_cache_states()  # of what was there before
+
+
+@torch.no_grad()
 def _forget_optimizers(learner: Learner) -> None:
     for name, value in learner.state().items():
         if name.startswith("optimizer."):
-            shards = value.local_shards() if isinstance(value, ShardedTensor) else None
-            for tensor in [value] if shards is None else [shard.tensor for shard in shards]:
+            for tensor in _local(value):
                 tensor.zero_()
+
+
+def _local(value: torch.Tensor | ShardedTensor) -> list[torch.Tensor]:
+    """What this rank holds of it, alive."""
+    if isinstance(value, ShardedTensor):
+        return [shard.tensor.detach() for shard in value.local_shards()]
+    return [value.detach()]
 
 
 def accept_deltas(learner: Learner, share: float) -> None:

@@ -80,6 +80,11 @@ def require_alike(cpm: CpmConfig, actr: ActrConfig) -> None:
                 f"cpm.model.{key} = {theirs.get(key)} is not A-CTR's {ours.get(key)}: "
                 "CPM's model is handed down to A-CTR"
             )
+    if actr.transfer == "delta" and cpm.mode == "scratch":
+        raise ValueError(
+            "actr.transfer = delta needs a CPM that learns onwards (cpm.mode = continuous or "
+            "weekly); from scratch it hands down whole models (actr.transfer = reinitialize)"
+        )
     if actr.transfer == "delta" and cpm.seed != actr.seed:
         raise ValueError(
             f"cpm.seed = {cpm.seed} is not A-CTR's {actr.seed}: changes add up only on weights "

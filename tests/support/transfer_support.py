@@ -29,6 +29,7 @@ def learn(learner: Learner, stream: list[pa.RecordBatch]) -> list[tuple[list[flo
 def hand_down(learner: Learner, tracker: DeltaTracker, directory: Path) -> Delta:
     directory.mkdir(parents=True)
     export_delta(learner, tracker, directory)
+    tracker.rebase()
     return read_delta(directory)
 
 

@@ -16,6 +16,7 @@ STREAM = [impressions(seed, SIZE) for seed in range(24)]
 def exported(learner, tracker, directory):
     directory.mkdir(parents=True)
     export_delta(learner, tracker, directory)
+    tracker.rebase()
     return (directory / "delta-00000.npz").read_bytes()
 
 

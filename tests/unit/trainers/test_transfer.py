@@ -11,7 +11,7 @@ from streaming.impressions import Feature, ImpressionSchema
 from trainers.delta import DeltaTracker, dense_part, dense_weights
 from trainers.learner import Learner, write_state
 from trainers.settings import TableConfig
-from trainers.transfer import accept_deltas, apply_delta, export_full, reinitialize
+from trainers.transfer import accept_deltas, apply_delta, export_full, reinitialize, start_over
 
 STREAM = [impressions(seed, SIZE) for seed in range(24)]
 ADS = [impressions(100 + seed, SIZE, users=80, items=40) for seed in range(12)]
@@ -175,6 +175,14 @@ def test_a_whole_model_is_taken_over_with_a_new_batch_norm_and_optimizer(cpm):
     assert optimizer and not any(t.any() for t in optimizer.values())
     assert actr.steps_done == len(ADS)
     learn(actr, ADS)
+
+
+def test_starting_over_is_being_as_just_made():
+    learner = Learner(config(), SCHEMA)
+    learn(learner, STREAM[:9])
+    start_over(learner)
+    assert learn(learner, STREAM[9:18]) == learn(Learner(config(), SCHEMA), STREAM[9:18])
+    assert learner.steps_done == 18
 
 
 def test_batch_norm_is_kept_when_asked(cpm):

@@ -35,6 +35,7 @@ def test_cpm_may_know_more_ids_where_they_are_matched_by_id():
     [
         (["cpm.model.dim=8"], "cpm.model.dim = 8 is not A-CTR's 16"),
         (["cpm.seed=1", "actr.transfer=delta"], "cpm.seed = 1 is not A-CTR's 0"),
+        (["cpm.mode=scratch", "actr.transfer=delta"], "needs a CPM that learns onwards"),
         (["actr.model.dim=7"], "actr.model.dim"),
         (["actr.model=7"], "actr.model"),
         (["cpm.hand_down_hours=0"], "cpm.hand_down_hours"),
