@@ -107,25 +107,33 @@ class HistoryTable:
         self, ids_B: NDArray[np.int64], event_time_B: NDArray[np.int64], slots: int
     ) -> Found:
         """The newest S = ``slots`` vectors of each id whose period ended by its event time."""
+        at_B = self._places(ids_B)
+        ends_BK = self._ends_NK.index_select(0, torch.from_numpy(at_B)).numpy()
+        later_B = np.zeros(len(at_B), np.int64)
+        for k in range(self._kept):
+            later_B += ends_BK[:, k] > event_time_B
+        slot_BS = later_B[:, None] + np.arange(slots)
+        there_BS = self._is_there(ends_BK, slot_BS)
+        # Where there is none: the row of zeros after all others.
+        place_BS = np.where(there_BS, at_B[:, None] * self._kept + slot_BS, len(self) * self._kept)
+        vectors_VD = self._vectors_PD.index_select(0, torch.from_numpy(place_BS.reshape(-1)))
+        outrun_B = (later_B > self._kept - slots) & (ends_BK[:, -1] > 0)
+        return Found(
+            vectors_VD.float().view(*place_BS.shape, self._dim).numpy(),
+            there_BS.astype(np.float32),
+            int(np.count_nonzero(outrun_B)),
+        )
+
+    def _places(self, ids_B: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[B] the place of each id; N for one that nobody has."""
         spread_B = torch.from_numpy(spread(ids_B))
         at_B = self._index.places(spread_B)
-        at_B = torch.where(self._index.known(spread_B, at_B), at_B, len(self))
-        ends_BK = self._ends_NK.index_select(0, at_B)
-        # Arrow's columns are read-only, which PyTorch does not like: this is a copy.
-        time_B1 = torch.from_numpy(event_time_B.astype(np.int64)).unsqueeze(1)
-        later_B1 = (ends_BK > time_B1).sum(dim=1, keepdim=True)
-        slot_BS = later_B1 + torch.arange(slots)
-        there_BS = slot_BS < self._kept
-        slot_BS.clamp_(max=self._kept - 1)
-        there_BS &= ends_BK.gather(1, slot_BS) > 0
-        # Where there is none: the row of zeros after all others.
-        place_BS = torch.where(
-            there_BS, at_B.unsqueeze(1) * self._kept + slot_BS, len(self) * self._kept
-        )
-        vectors_VD = self._vectors_PD.index_select(0, place_BS.view(-1)).float()
-        full_B1 = ends_BK[:, -1:] > 0
-        return Found(
-            vectors_VD.view(*place_BS.shape, self._dim).numpy(),
-            there_BS.float().numpy(),
-            int((full_B1 & (later_B1 > self._kept - slots)).sum()),
-        )
+        return np.where(self._index.known(spread_B, at_B).numpy(), at_B.numpy(), len(self))
+
+    def _is_there(
+        self, ends_BK: NDArray[np.int64], slot_BS: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """[B, S] whether there is a vector in each slot; none in those beyond the last."""
+        row_B1 = np.arange(len(ends_BK))[:, None] * self._kept
+        ends_BS = ends_BK.reshape(-1).take(row_B1 + np.minimum(slot_BS, self._kept - 1))
+        return (ends_BS > 0) & (slot_BS < self._kept)
