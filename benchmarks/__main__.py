@@ -5,7 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 
-SCRIPTS = ("components", "simulate_throughput", "stream_ratio", "market_learnability")
+SCRIPTS = (
+    "components",
+    "simulate_throughput",
+    "stream_ratio",
+    "history_lookup",
+    "market_learnability",
+)
 
 
 def main() -> int:
