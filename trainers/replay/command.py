@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -14,7 +15,13 @@ from config import Config, configured
 from errors import UserError
 from settings import Loaded
 from shutdown import end_at_once
-from trainers.replay.plan import VARIANTS, chosen
+from streaming.market import DAY_MS
+from trainers.replay.figures import Figures, figures
+from trainers.replay.log import RecordedLog, true_probabilities
+from trainers.replay.plan import VARIANTS, Variant, chosen
+from trainers.replay.report import write_report
+from trainers.replay.results import Outcome, require_same_ads
+from trainers.replay.tables import pair_rows, rows, terminal, text_of
 
 
 @click.command("replay")
@@ -55,8 +62,7 @@ def command(
         variant.applied(loaded.config)  # all refusals before any work
     end_at_once()
     # TorchRec takes seconds to import: only now, when all else was found in order.
-    from trainers.replay.log import RecordedLog
-    from trainers.replay.run import Replay, require_same_ads
+    from trainers.replay.run import Replay
 
     config = loaded.config
     recorded = RecordedLog(log, config.impressions)
@@ -64,7 +70,42 @@ def command(
     with Bars() as bars:
         replay = Replay(recorded, config, folder, bars)
         outcomes = {variant.name: replay.outcome(variant) for variant in plan}
+    found = judge(outcomes, recorded, config)
+    path = write_report(found, _about(recorded), _explained(plan), folder)
+    _print(found, path)
+
+
+def judge(outcomes: dict[str, Outcome], log: RecordedLog, config: Config) -> Figures:
+    """The figures of variants that all ran over ``log``.
+
+    Raises:
+        UserError: they did not predict the same impressions.
+    """
     require_same_ads(outcomes)
+    ads = next(iter(outcomes.values())).predictions
+    truth_N = true_probabilities(log, ads.impression_id)
+    return figures(outcomes, truth_N, config.replay, log.start, log.end)
+
+
+def _about(log: RecordedLog) -> dict[str, Any]:
+    counts = {f"{name} impressions": f"{span.rows:,}" for name, span in log.spans.items()}
+    return {"log": str(log.path), "days": f"{(log.end - log.start) / DAY_MS:.1f}", **counts}
+
+
+def _explained(plan: tuple[Variant, ...]) -> dict[str, str]:
+    return {
+        variant.name: "; ".join([variant.about, *(f"{k}={v}" for k, v in variant.settings)])
+        for variant in plan
+    }
+
+
+def _print(found: Figures, path: Path) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    ceiling = text_of("gauc", found.ceiling)
+    console.print(terminal(f"{found.impressions:,} ad impressions, ceiling {ceiling}", rows(found)))
+    if found.pairs:
+        console.print(terminal("Differences of GAUC, 95 % intervals", pair_rows(found)))
+    console.print(f"report: {path}", highlight=False, soft_wrap=True)
 
 
 class Bars:

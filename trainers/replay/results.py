@@ -109,3 +109,11 @@ def load_outcome(folder: Path) -> Outcome | None:
 def with_spent(outcome: Outcome, upstream: dict[str, Spent]) -> Outcome:
     """``outcome`` with what the levels before it took."""
     return replace(outcome, spent=upstream | outcome.spent)
+
+
+def require_same_ads(outcomes: dict[str, Outcome]) -> None:
+    """Raises UserError unless all variants predicted the same impressions."""
+    first, *others = outcomes.values()
+    for outcome in others:
+        if not np.array_equal(first.predictions.impression_id, outcome.predictions.impression_id):
+            raise UserError("variants predicted different impressions: has the log changed?")

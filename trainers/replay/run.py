@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Protocol
 
 from config import Config
-from errors import UserError
 from trainers.replay.ads import AdRun, Advance, Nothing
 from trainers.replay.forgetting import Periods, Samples, samples_of
 from trainers.replay.log import AD, RecordedLog
@@ -76,12 +75,3 @@ class Replay:
 
 def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
-
-
-def require_same_ads(outcomes: dict[str, Outcome]) -> None:
-    """Raises UserError unless all variants predicted the same impressions."""
-    first, *others = outcomes.values()
-    for outcome in others:
-        same = (first.predictions.impression_id == outcome.predictions.impression_id).all()
-        if len(first.predictions) != len(outcome.predictions) or not same:
-            raise UserError("variants predicted different impressions: has the log changed?")
