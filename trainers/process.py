@@ -39,6 +39,7 @@ from trainers.checkpoint import (
     require_same_shape,
 )
 from trainers.features import ModelBatch
+from trainers.history_feed import MARK, feed_of
 from trainers.host_memory import keep_freed_memory
 from trainers.learner import Learner
 from trainers.levels import Level
@@ -135,6 +136,8 @@ class Trainer:
         self.reader = stack.enter_context(self._reader(config, kafka))
         stack.callback(self.saver.close)
         self.observer = self._observe(config, stack)
+        since = self.progress.marks.get(MARK, 0)
+        self.history = feed_of(level, config, kafka, self.registry, self.ranks.rank, since, stack)
         self._spare = self.learner.snapshot()  # its memory, made before it holds the loop up
         self.failed: str | None = None
         self._handed_over: list[int] = []
@@ -206,7 +209,7 @@ class Trainer:
         )
 
     def _observe(self, config: Config, stack: contextlib.ExitStack) -> Observer:
-        registry = CollectorRegistry()
+        registry = self.registry = CollectorRegistry()
         telemetry = TrainerTelemetry(registry, self.level.name, self.ranks.rank)
         observer = Observer(telemetry, self.window, self.schema, self.learner, self.reader)
         idle = observer.liveness.idle_seconds
@@ -266,7 +269,7 @@ class Trainer:
 
     def _loop(self) -> Loop:
         return Loop(
-            reader=self.reader,
+            reader=self.history.aligned(self.reader) if self.history else self.reader,
             learn=self._learn,
             publish=self.publisher.predictions,
             watcher=self.observer,
@@ -277,14 +280,16 @@ class Trainer:
             ranks=self.ranks,
             stopping=self.stopping,
             wait_for_all=self.until_end,
+            marks=self.history.marks if self.history else dict,
         )
 
     def _learn(self, batches: Iterator[Batch | None]) -> Iterator[tuple[np.ndarray, float]]:
         return self.learner.steps(map(self._prepared, batches))
 
     def _prepared(self, batch: Batch | None) -> ModelBatch:
-        made: ModelBatch = self._prepare(self.schema.empty()) if batch is None else batch.prepared
-        return made
+        rows = self.schema.empty() if batch is None else batch.rows
+        made: ModelBatch = self._prepare(rows) if batch is None else batch.prepared
+        return self.history.attach(made, rows) if self.history else made
 
     def _prepare(self, rows: pa.RecordBatch) -> ModelBatch:
         return self.learner.to_batch(rows, self.rank_batch if self.ranks.size > 1 else None)

@@ -21,13 +21,13 @@ USERS, ITEMS = 10, 20
 
 
 def window_of(kind: str, bucket: int, config: HistoryConfig, *ends: int) -> Window:
-    """What is published of a bucket after the periods ``ends``: the entity i has vectors full
-    of i + 1 of the early period, and of -(i + 1) of the late one."""
+    """What is published of a bucket after one or two periods: the entity i has vectors full
+    of i + 1 of the early one, and of -(i + 1) of the late one."""
     ids_N = np.arange(USERS if kind == "user" else ITEMS)
     own_N = ids_N[bucket_of(ids_N, config.buckets) == bucket]
     window = empty_window(config.window, DIM)
-    for end in ends:
-        value_N1 = (own_N[:, None] + 1) * (1 if end == EARLY else -1)
+    for end, sign in zip(ends, (1, -1), strict=False):
+        value_N1 = sign * (own_N[:, None] + 1)
         vectors_ND = np.repeat(value_N1, DIM, 1).astype(np.float16)
         window = merge(window, Snapshot(kind, bucket, end, own_N, vectors_ND))
     return publish(window, config)
