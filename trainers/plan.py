@@ -45,6 +45,7 @@ def command(
     """Print where TorchRec's planner puts every table of A-CTR, and the memory it takes."""
     # TorchRec takes seconds to import: only now, when all else was found in order.
     from trainers.distributed import hush
+    from trainers.levels import level
     from trainers.planning import Machine, plan_tables
 
     hush()
@@ -57,7 +58,8 @@ def command(
         device_bytes=int(gpu_memory_gib * GIB) if device == "cuda" else 0,
         host_bytes=int(host),
     )
-    for line in describe(plan_tables(loaded.config.actr, loaded.config.impressions, machine)):
+    actr = level("actr", loaded.config)
+    for line in describe(plan_tables(actr.config, actr.schema, machine)):
         click.echo(line)
 
 

@@ -18,8 +18,16 @@ from trainers.levels import NAMES
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Same as --set LEVEL.device=..."
 )
+@click.option(
+    "--align",
+    is_flag=True,
+    help="Predict nothing before what other levels owe it is there. Same as "
+    "--set LEVEL.align=true.",
+)
 @configured
-def command(loaded: Loaded[Config], level: str, until_end: bool, device: str | None) -> None:
+def command(
+    loaded: Loaded[Config], level: str, until_end: bool, device: str | None, align: bool
+) -> None:
     """Train LEVEL on impressions as they arrive, going on from its last checkpoint.
 
     Ctrl-C or SIGTERM leaves a checkpoint and ends with status 0. Several ranks:
@@ -30,7 +38,10 @@ def command(loaded: Loaded[Config], level: str, until_end: bool, device: str | N
     from trainers.process import train
 
     config = loaded.config
-    if device is not None:
-        settings = getattr(config, level).model_copy(update={"device": device})
+    flags: dict[str, object] = {} if device is None else {"device": device}
+    if align:
+        flags["align"] = True
+    if flags:
+        settings = getattr(config, level).model_copy(update=flags)
         config = config.model_copy(update={level: settings})
     train(config, level, until_end=until_end)

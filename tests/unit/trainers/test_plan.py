@@ -92,3 +92,10 @@ def test_the_command_prints_a_line_for_each_table_and_the_fullest_rank():
     assert any(line.startswith("user_id") and " 0-7 " in line for line in lines)
     assert "of 80.00 GiB on the GPU" in lines[-1]
     assert len(lines) == 1 + 7 + 1
+
+
+def test_a_model_with_a_history_is_planned_as_one_without():
+    flags = ["--set=actr.history=true", "--set=history.aggregation=attention"]
+    told = [CliRunner().invoke(command, ["--device", "cpu", *more]) for more in ([], flags)]
+    assert [result.exit_code for result in told] == [0, 0], told[1].output
+    assert told[0].output == told[1].output, "vectors of the history are no tables of its own"
