@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import sys
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from prometheus_client import CollectorRegistry
 
 from config import Config, configured
-from embeddings.refresh_faust import app_id, make_app, max_message_bytes
-from embeddings.refresh_topics import prepare_topics
-from embeddings.refresh_worker import Worker
 from errors import UserError
 from monitoring.exporter import Exporter
 from monitoring.processes import Registration
@@ -24,8 +24,12 @@ from settings import Loaded
 from shutdown import stop_event
 from streaming.kafka_clients import one_line, resolve
 
+if TYPE_CHECKING:
+    from embeddings.refresh_worker import Worker
+
 _LOOK_SECONDS = 0.1
-_STOP_SECONDS = 20.0
+_STOP_SECONDS = 10.0
+"""How long a worker that was told to stop waits for a Kafka that is away."""
 
 
 @click.command("refresh")
@@ -53,6 +57,11 @@ def refresh(config: Config, number: int, stopping: threading.Event) -> None:
     Raises:
         UserError: whatever the person at the terminal can put right.
     """
+    # Faust takes a second to import: only now, when a signal finds us prepared.
+    from embeddings.refresh_faust import app_id, make_app, max_message_bytes
+    from embeddings.refresh_topics import prepare_topics
+    from embeddings.refresh_worker import Worker
+
     _set_up_logging()
     kafka = resolve(config.kafka, config.run_dir)
     partitions = prepare_topics(kafka, config.topics, app_id(config.topics))
@@ -75,7 +84,14 @@ def refresh(config: Config, number: int, stopping: threading.Event) -> None:
             f"refresh: {config.topics.snapshots} to {config.topics.historical}, "
             f"{partitions} partitions, worker {number}"
         )
-        asyncio.run(_run(worker, stopping))
+        loop = asyncio.new_event_loop()
+        in_order = loop.run_until_complete(_run(worker, stopping))
+    if not in_order:
+        # Faust waits for a Kafka that is away. What it did not hear of will be done again.
+        if worker.failure is not None:
+            click.echo(f"ecdctr: {one_line(worker.failure)}", err=True)
+        _leave(2 if worker.failure else 0)
+    _raise_failure(worker)
 
 
 def _set_up_logging() -> None:
@@ -110,23 +126,31 @@ class _Idle:
         return max(0.0, time.monotonic() - self._worker.alive_at - self._every)
 
 
-async def _run(worker: Worker, stopping: threading.Event) -> None:
+async def _run(worker: Worker, stopping: threading.Event) -> bool:
+    """Work until told to stop or until something fails; whether all was ended in order."""
     app = worker.app
     starting = asyncio.ensure_future(app.start())
-    try:
-        while not stopping.is_set() and worker.failure is None and not app.crashed:
-            if starting.done():
-                starting.result()
-            await asyncio.sleep(_LOOK_SECONDS)
-    except Exception as error:
-        worker.failure = worker.failure or error
-    with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(app.stop(), _STOP_SECONDS)
+    while not stopping.is_set() and worker.failure is None and not app.crashed:
+        if starting.done() and (error := starting.exception()) is not None:
+            worker.failure = error
+        await asyncio.sleep(_LOOK_SECONDS)
+    worker.failure = worker.failure or app.crash_reason
+    _, unfinished = await asyncio.wait([asyncio.ensure_future(app.stop())], timeout=_STOP_SECONDS)
     starting.cancel()
-    failure = worker.failure or app.crash_reason
-    if isinstance(failure, UserError):
-        raise failure
-    if failure is not None:
+    return not unfinished
+
+
+def _leave(status: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _raise_failure(worker: Worker) -> None:
+    if isinstance(worker.failure, UserError):
+        raise worker.failure
+    if worker.failure is not None:
         raise UserError(
-            f"the refresher gave up ({one_line(failure)}); started again it goes on where it was"
-        ) from failure
+            f"the refresher gave up ({one_line(worker.failure)}); started again it goes on where "
+            "it was"
+        ) from worker.failure
