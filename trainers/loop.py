@@ -23,7 +23,7 @@ from errors import UserError
 from streaming.impressions import Batch
 from trainers.checkpoint import Progress
 from trainers.ranks import Ranks
-from trainers.saver import Saver, Write
+from trainers.saver import Saved, Write
 
 
 class Reader(Protocol):
@@ -58,6 +58,17 @@ class Watcher(Protocol):
     def stalled(self, seconds: float) -> None: ...
 
 
+class Saves(Protocol):
+    """Where checkpoints go; `trainers.saver.Saver` is such."""
+
+    @property
+    def idle(self) -> bool: ...
+
+    def save(self, progress: Progress, write: Write) -> None: ...
+
+    def wait(self) -> Saved | None: ...
+
+
 class Boundary(Protocol):
     """What happens at certain event times: between two batches, with nothing under way.
 
@@ -82,7 +93,7 @@ class Loop:
         publish: Callable[[Batch, np.ndarray, int], None],
         watcher: Watcher,
         snapshot: Callable[[], Write],
-        saver: Saver,
+        saver: Saves,
         every_batches: int,
         progress: Progress,
         ranks: Ranks,
