@@ -135,11 +135,12 @@ def test_killed_in_the_middle_of_a_refresh(refreshers):
 
 
 def interrupted(refreshers, meanwhile):
-    """A worker that has done its work is killed, something happens, and another one comes."""
+    """A worker that has done its work goes, something happens, and another one comes."""
     refreshers.write([*period(1), *period(2), *period(3)])
     worker = refreshers.start()
     refreshers.await_right()
-    refreshers.kill(worker)
+    refreshers.stop(worker)
+    assert refreshers.committed() == len(refreshers.snapshots)  # no help from this side
     meanwhile()
     refreshers.write(period(4))
     refreshers.start()

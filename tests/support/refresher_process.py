@@ -130,6 +130,14 @@ class Refreshers:
         places = [TopicPartition(topic, p) for p in range(self.topics.partitions)]
         return sum(self._watcher.end_offsets(places).values())
 
+    def committed(self) -> int:
+        """Snapshots that Faust would not read again."""
+        with contextlib.closing(admin(self.kafka)) as client:
+            offsets = client.list_group_offsets([app_id(self.topics)])[app_id(self.topics)]
+        return sum(
+            at.offset for place, at in offsets.items() if place.topic == self.topics.snapshots
+        )
+
     @property
     def changelog(self) -> str:
         return changelog_topic(app_id(self.topics))
