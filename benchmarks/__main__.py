@@ -10,6 +10,7 @@ SCRIPTS = (
     "simulate_throughput",
     "stream_ratio",
     "history_lookup",
+    "history_cost",
     "market_learnability",
 )
 
