@@ -7,12 +7,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from synthetic_stream import SCHEMA, impressions
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from embeddings.ids import gather
+from trainers.features import ModelBatch
+from trainers.history_inputs import attach
 from trainers.learner import Learner, write_state
 from trainers.settings import LevelConfig, ModelConfig, TableConfig
 
@@ -21,13 +24,33 @@ SAVED_AT = 9  # within an interval, so that what was seen since its start must m
 CONFIG = LevelConfig(
     batch_size=SIZE,
     device="cpu",
-    model=ModelConfig(eviction_interval=4, ids=TableConfig(rows=2048), hidden=(16,)),
+    model=ModelConfig(
+        eviction_interval=4,
+        ids=TableConfig(rows=2048),
+        hidden=(16,),
+        history_slots=2,
+        history_dim=4,
+        history_aggregation="attention",
+    ),
 )
 # The last but one is uneven and padded; of the last, rank 1 gets nothing.
 STREAM = [impressions(seed, SIZE) for seed in range(14)]
 STREAM += [impressions(50, 101), impressions(51, SIZE // 2)]
 IN_STEP = len(STREAM)
 PROBE = impressions(99, SIZE)
+
+
+class Sines:
+    """A history of two vectors, decided by the id; those of some ids are not known."""
+
+    def lookup(self, kind, ids_B, event_time_B):
+        angle_BSD = ids_B[:, None, None] * np.arange(1.0, 9.0).reshape(2, 4)
+        mask_BS = ((ids_B[:, None] + np.arange(2)) % 3 > 0).astype(np.float32)
+        return np.sin(angle_BSD).astype(np.float32) * mask_BS[:, :, None], mask_BS
+
+
+def batch_of(learner: Learner, rows: pa.RecordBatch, pad_to: int | None = None) -> ModelBatch:
+    return attach(learner.to_batch(rows, pad_to), rows, Sines(), SCHEMA)
 
 
 def vocabulary_of(learner: Learner) -> dict[str, list[int]]:
@@ -58,10 +81,10 @@ def alone(tmp_path_factory):
         if index == SAVED_AT:
             (folder / "one").mkdir()
             write_state(learner.snapshot(), folder / "one")
-            before = learner.predict(learner.to_batch(PROBE))
+            before = learner.predict(batch_of(learner, PROBE))
             ids = vocabulary_of(learner)
-        losses.append(learner.step(learner.to_batch(rows))[1])
-    after = learner.predict(learner.to_batch(PROBE))
+        losses.append(learner.step(batch_of(learner, rows))[1])
+    after = learner.predict(batch_of(learner, PROBE))
     return {
         "folder": folder,
         "losses": losses,
@@ -131,7 +154,7 @@ def test_two_ranks_checkpoint_predicts_the_same_on_one(alone, pair, name):
     learner = Learner(CONFIG, SCHEMA)
     learner.load(alone["folder"] / name)
     assert learner.steps_done == len(STREAM)
-    after = learner.predict(learner.to_batch(PROBE))
+    after = learner.predict(batch_of(learner, PROBE))
     np.testing.assert_allclose(after, pair[0][f"{name}_after"], rtol=1e-5)
     np.testing.assert_allclose(after, alone["after"], rtol=2e-3)
     state = optimizer_of(learner)

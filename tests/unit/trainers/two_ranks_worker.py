@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from synthetic_stream import SCHEMA
-from test_two_ranks import CONFIG, IN_STEP, PROBE, SAVED_AT, SIZE, STREAM, vocabulary_of
+from test_two_ranks import CONFIG, IN_STEP, PROBE, SAVED_AT, SIZE, STREAM, batch_of, vocabulary_of
 
 from trainers.learner import Learner, write_state
 
@@ -19,7 +19,7 @@ def share(index: int, rank: int, learner: Learner):
     rows = STREAM[index]
     middle = len(rows) if index == len(STREAM) - 1 else len(rows) // 2
     mine = rows.slice(0, middle) if rank == 0 else rows.slice(middle)
-    return learner.to_batch(mine, pad_to=SIZE // 2)
+    return batch_of(learner, mine, pad_to=SIZE // 2)
 
 
 def main(folder: Path, rank: int) -> None:
@@ -33,11 +33,11 @@ def main(folder: Path, rank: int) -> None:
         learner = Learner(CONFIG, SCHEMA)
         if start:
             learner.load(folder / "one")
-            results["before"] = learner.predict(learner.to_batch(PROBE)).tolist()
+            results["before"] = learner.predict(batch_of(learner, PROBE)).tolist()
             results["ids"] = vocabulary_of(learner)
         losses = [learner.step(share(i, rank, learner))[1] for i in range(start, len(STREAM))]
         results[name] = losses
-        results[f"{name}_after"] = learner.predict(learner.to_batch(PROBE)).tolist()
+        results[f"{name}_after"] = learner.predict(batch_of(learner, PROBE)).tolist()
         if rank == 0:
             (folder / name).mkdir()
         dist.barrier()
