@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
@@ -24,7 +24,6 @@ from monitoring.window import WindowMetrics
 PREFIX = "ecdctr_"
 STEP_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 CHECKPOINT_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-SNAPSHOT_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 REFRESH_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 FRESHNESS_BUCKETS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 
@@ -219,33 +218,6 @@ class TrainerTelemetry(_Telemetry):
         self._set(self._occupancy, occupancy, name)
         self._count(self._admitted, admitted, name)
         self._count(self._evicted, evicted, name)
-
-
-class PeriodTelemetry(_Telemetry):
-    """What a level tells that publishes its vectors at the end of every period."""
-
-    def __init__(self, registry: CollectorRegistry, level: str, rank: int = 0) -> None:
-        super().__init__(registry, level=level, rank=str(rank))
-        self._period_end = self._gauge(
-            "period_end_seconds", "Event time at which the last closed period ended."
-        )
-        self._entities = self._gauge(
-            "snapshot_entities", "Vectors in the last period's snapshot.", "kind"
-        )
-        self._seconds = self._histogram(
-            "snapshot_seconds", "Taking and sending a period's vectors.", SNAPSHOT_BUCKETS
-        )
-
-    def going_on(self, period_end_ms: int) -> None:
-        """The last period that an earlier process closed."""
-        self._set(self._period_end, period_end_ms / 1000)
-
-    def closed(self, period_end_ms: int, entities: Mapping[str, int], seconds: float) -> None:
-        """A period was closed; `entities`: vectors sent, by kind."""
-        self._set(self._period_end, period_end_ms / 1000)
-        for kind, count in entities.items():
-            self._set(self._entities, count, kind)
-        self._seconds.observe(seconds)
 
 
 class SimulatorTelemetry(_Telemetry):

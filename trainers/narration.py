@@ -35,6 +35,11 @@ def going(progress: Progress, per_second: float, lag_records: int, metrics: Wind
     )
 
 
+def closing(period_end: int, entities: Mapping[str, int], seconds: float) -> str:
+    sent = ", ".join(f"{count:,} {kind}s" for kind, count in entities.items())
+    return f"period up to {_event_time(period_end)} closed: vectors of {sent} in {seconds:.2f} s"
+
+
 def ending(progress: Progress, metrics: WindowMetrics, bad: Mapping[str, int]) -> list[str]:
     """Sentences; the last one is a hint when nothing at all could be used."""
     lines = [f"done: {progress.impressions:,} impressions learnt, {_quality(metrics)}"]

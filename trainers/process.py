@@ -47,9 +47,11 @@ from trainers.levels import level as find_level
 from trainers.loop import Loop
 from trainers.narration import beginning, say
 from trainers.observer import Observer
+from trainers.periods import snapshots_of
 from trainers.publisher import Publisher
 from trainers.ranks import Ranks
 from trainers.saver import Saved, Saver, Write
+from trainers.seen import write_seen
 from trainers.state import write_state
 
 log = logging.getLogger(__name__)
@@ -136,6 +138,15 @@ class Trainer:
         self.reader = stack.enter_context(self._reader(config, kafka))
         stack.callback(self.saver.close)
         self.observer = self._observe(config, stack)
+        self.snapshots = snapshots_of(
+            level,
+            config.history,
+            self.learner,
+            self.ranks,
+            self.publisher,
+            self.registry,
+            self.resumed,
+        )
         since = self.progress.marks.get(MARK, 0)
         self.history = feed_of(level, config, kafka, self.registry, self.ranks.rank, since, stack)
         self._spare = self.learner.snapshot()  # its memory, made before it holds the loop up
@@ -270,7 +281,7 @@ class Trainer:
     def _loop(self) -> Loop:
         return Loop(
             reader=self.history.aligned(self.reader) if self.history else self.reader,
-            learn=self._learn,
+            learn=self.snapshots.watching(self._learn) if self.snapshots else self._learn,
             publish=self.publisher.predictions,
             watcher=self.observer,
             snapshot=self._snapshot,
@@ -280,6 +291,7 @@ class Trainer:
             ranks=self.ranks,
             stopping=self.stopping,
             wait_for_all=self.until_end,
+            boundary=self.snapshots,
             marks=self.history.marks if self.history else dict,
         )
 
@@ -302,11 +314,14 @@ class Trainer:
         # The loop takes a snapshot only when the one before has been written.
         state = self._spare = self.learner.snapshot(self._spare)
         window = self.window.state()
+        seen = self.snapshots.state() if self.snapshots else None
         self._handed_over = self.observer.handed_over()
 
         def write(directory: Path) -> None:
             write_state(state, directory, self.ranks.saving)
             np.savez(_window_path(directory, self.ranks.rank), **window)  # type: ignore[arg-type]
+            if seen is not None:
+                write_seen(seen, directory, self.ranks.rank)
 
         return write
 

@@ -1,4 +1,5 @@
-"""What a trainer tells the world: predictions as it goes, a model with every checkpoint."""
+"""What a trainer tells the world: predictions as it goes, a model with every checkpoint, and
+TPM the vectors of a period at its end."""
 
 from __future__ import annotations
 
@@ -7,10 +8,14 @@ import math
 from typing import Any
 
 import numpy as np
+from kafka.errors import MessageSizeTooLargeError
 
+from embeddings.history import Snapshot
+from embeddings.history_records import encode_snapshot, record_key, snapshot_headers
+from errors import UserError
 from streaming.impressions import Batch, ImpressionSchema
 from streaming.predictions import encode_predictions
-from streaming.writer import RecordWriter
+from streaming.writer import KafkaWriteError, RecordWriter
 from trainers.checkpoint import Checkpoint
 from trainers.levels import Level
 
@@ -48,3 +53,21 @@ class Publisher:
         key = self._level.name.encode()
         headers = [("content-type", b"application/json")]
         self._writer.send(self._level.models, json.dumps(value).encode(), key=key, headers=headers)
+
+    def snapshot(self, snapshot: Snapshot) -> None:
+        """One bucket of a period; saying it twice is harmless.
+
+        Raises:
+            UserError: it is too large for a record.
+        """
+        topic, key = self._level.snapshots, record_key(snapshot.kind, snapshot.bucket)
+        value = encode_snapshot(snapshot)
+        try:
+            self._writer.send(topic, value, key=key, headers=snapshot_headers(snapshot))
+        except KafkaWriteError as error:
+            if not isinstance(error.__cause__, MessageSizeTooLargeError):
+                raise
+            raise UserError(
+                f"the snapshot of {key.decode()} takes {len(value):,} bytes, too many for a "
+                "record: raise history.buckets"
+            ) from error

@@ -46,8 +46,23 @@ class Ranks:
 
     def gather(self, value: T) -> list[T]:
         """``value`` of every rank, in order; used by the saving thread only."""
+        return self._gather(value, self.saving)
+
+    def exchange(self, value: T) -> list[T]:
+        """As `gather`; used by the loop's thread only."""
+        return self._gather(value, self._turns)
+
+    def collect(self, value: T) -> list[T] | None:
+        """On rank 0 ``value`` of every rank, in order; used by the loop's thread only."""
+        if self.size == 1:
+            return [value]
+        values: list[T] | None = [value] * self.size if self.rank == 0 else None
+        dist.gather_object(value, values, group=self._turns)
+        return values
+
+    def _gather(self, value: T, group: dist.ProcessGroup | None) -> list[T]:
         if self.size == 1:
             return [value]
         values: list[T] = [value] * self.size
-        dist.all_gather_object(values, value, group=self.saving)
+        dist.all_gather_object(values, value, group=group)
         return values

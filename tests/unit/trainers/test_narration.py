@@ -4,7 +4,7 @@ import numpy as np
 
 from monitoring.window import measure
 from trainers.checkpoint import Progress
-from trainers.narration import beginning, ending, going
+from trainers.narration import beginning, closing, ending, going
 
 EMPTY = measure(np.array([]), np.array([]), np.array([]))
 GOOD = measure(np.array([1, 1]), np.array([0, 1]), np.array([0.1, 0.2]))
@@ -29,3 +29,10 @@ def test_a_log_that_the_schema_does_not_describe_is_not_silent():
     assert "missing-column 10,000" in lines[1] and "--config" in lines[2]
     assert len(ending(Progress(impressions=1), GOOD, {"bad-json": 1})) == 2
     assert len(ending(Progress(impressions=1), GOOD, {})) == 1
+
+
+def test_a_closed_period_says_what_was_sent():
+    words = closing(1_735_689_600_000, {"user": 1_200, "item": 34}, 0.123)
+    assert words == (
+        "period up to 2025-01-01 00:00 closed: vectors of 1,200 users, 34 items in 0.12 s"
+    )
