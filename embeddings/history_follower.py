@@ -10,13 +10,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kafka.errors import KafkaError
 
-from embeddings.history import Window
-from embeddings.history_records import decode_window, parse_key
+from embeddings.history import Window, empty_window
+from embeddings.history_records import decode_window, parse_key, period_end_of
 from embeddings.history_store import Bucket, HistoryStore
 from errors import UserError
 from streaming import kafka_clients
@@ -206,7 +207,7 @@ class HistoryFollower:
         self.records += 1
         try:
             bucket = parse_key(record.key)
-            window = None if record.value is None else _window_of(bucket, record.value)
+            window = self._tombstone(record) if record.value is None else _window_of(bucket, record)
             self.store.check(bucket, window)
         except ValueError as error:
             self.unreadable += 1
@@ -219,6 +220,12 @@ class HistoryFollower:
             )
             return
         self._changes[bucket] = window
+
+    def _tombstone(self, record: Any) -> Window | None:
+        """Nobody, as of the period that the headers name; None where they name none."""
+        end = period_end_of(record.headers)
+        nobody = empty_window(self.store.kept, self.store.dim)
+        return replace(nobody, newest_period_end=end) if end else None
 
     def _apply(self) -> None:
         if not self._positions:
@@ -244,8 +251,8 @@ class HistoryFollower:
             log.warning("historical embeddings are not kept in %s: %s", self._file, error)
 
 
-def _window_of(bucket: Bucket, value: bytes) -> Window:
-    kind, number, window = decode_window(value)
+def _window_of(bucket: Bucket, record: Any) -> Window:
+    kind, number, window = decode_window(record.value)
     if (kind, number) != bucket:
         raise ValueError(f"the key says {bucket[0]}/{bucket[1]}, the value {kind}/{number}")
     return window

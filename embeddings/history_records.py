@@ -13,7 +13,7 @@ Legend: N entities, K vectors of each, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -55,6 +55,12 @@ def record_headers(kind: str, bucket: int, period_end: int, dim: int) -> Headers
         "content-type": CONTENT_TYPE,
     }
     return [(name, str(value).encode()) for name, value in values.items()]
+
+
+def period_end_of(headers: Sequence[tuple[str, bytes]]) -> int:
+    """The newest period end that a record's headers name, ms; 0: none."""
+    text = dict(headers or ()).get("period-end", b"")
+    return int(text) if text.isdigit() else 0
 
 
 # -- snapshots ----------------------------------------------------------------

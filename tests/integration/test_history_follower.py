@@ -141,6 +141,20 @@ def test_tombstones_are_obeyed(kafka, topic, writer):
         assert_same(follower.store, market.store)
 
 
+def test_a_tombstone_tells_the_period_that_its_bucket_had_reached(kafka, topic, writer):
+    market = Market()
+    market.pass_period(1)
+    market.send(writer, topic, KEYS[:-1])
+    kind, bucket = KEYS[-1]
+    headers = window_headers(kind, bucket, market.published(kind, bucket))
+    writer.send(topic, None, record_key(kind, bucket), headers)
+    writer.flush(30)
+    with following(kafka, topic) as follower:
+        assert follower.wait_for(DAY, never)
+        own = IDS[bucket_of(IDS, CONFIG.buckets) == bucket]
+        assert not follower.store.lookup(kind, own, np.full(len(own), 9 * DAY))[1].any()
+
+
 def test_the_wait_for_a_period_ends_with_its_last_bucket_though_nobody_was_seen(
     kafka, topic, writer
 ):

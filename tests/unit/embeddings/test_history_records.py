@@ -12,6 +12,7 @@ from embeddings.history_records import (
     encode_snapshot,
     encode_window,
     parse_key,
+    period_end_of,
     record_key,
     snapshot_headers,
     window_headers,
@@ -79,6 +80,8 @@ def test_headers_and_keys_name_what_is_inside():
         "content-type": b"application/vnd.apache.arrow.stream",
     }
     assert dict(window_headers("user", 3, window_of_two())) == headers
+    assert period_end_of(list(headers.items())) == 9
+    assert period_end_of([]) == period_end_of([("period-end", b"soon")]) == 0
     assert record_key("user", 17) == b"user/17"
     assert parse_key(b"user/17") == ("user", 17)
 
