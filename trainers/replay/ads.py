@@ -5,10 +5,8 @@ Legend: B impressions of a batch, N ad impressions of the log.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Protocol
+import logging
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pyarrow as pa
@@ -25,37 +23,33 @@ from streaming.impressions import (
     Feature,
     ImpressionSchema,
 )
+from trainers.checkpoint import Progress
 from trainers.features import ModelBatch
+from trainers.hand_down import HandDown
 from trainers.learner import Learner
+from trainers.levels import level as find_level
+from trainers.loop import Boundary
+from trainers.ranks import Ranks
 from trainers.replay.forgetting import Periods, Probe, Samples, held_back
+from trainers.replay.histories import Histories
+from trainers.replay.level_run import Advance, run_level, settled, stepping
 from trainers.replay.log import AD, DOMAIN, DOMAINS, RecordedLog
 from trainers.replay.plan import Variant
+from trainers.replay.relearning import Relearning
 from trainers.replay.results import Outcome, Predictions, Spent
-from trainers.replay.streams import ahead
 from trainers.settings import LevelConfig
+from trainers.take_over import Announced, TakeOver
+from trainers.transfer import accept_deltas
 
-Advance = Callable[[int], None]
-"""Told how many impressions were learnt."""
-
-
-class Upstream(Protocol):
-    """What other levels hand down, by event time."""
-
-    def before(self, batch: Batch, learner: Learner) -> None:
-        """Called before ``batch`` is predicted."""
-
-    def attach(self, batch: ModelBatch, rows: pa.RecordBatch) -> ModelBatch:
-        """``batch`` with the historical embeddings of ``rows``."""
+log = logging.getLogger(__name__)
 
 
-class Nothing:
-    """No other level."""
+@dataclass(frozen=True)
+class Upstream:
+    """What other levels hand down to an ad model, as far as there are any."""
 
-    def before(self, batch: Batch, learner: Learner) -> None:
-        pass
-
-    def attach(self, batch: ModelBatch, rows: pa.RecordBatch) -> ModelBatch:
-        return batch
+    histories: Histories | None = None
+    hand_downs: tuple[HandDown, ...] = ()
 
 
 def ad_model(variant: Variant, config: Config) -> tuple[LevelConfig, ImpressionSchema]:
@@ -67,10 +61,7 @@ def ad_model(variant: Variant, config: Config) -> tuple[LevelConfig, ImpressionS
     Raises:
         UserError: the log has a column of its own where the domain would go.
     """
-    level, schema = config.actr, config.impressions
-    if not level.threads:
-        # How sums are split over threads decides their last bits.
-        level = level.model_copy(update={"threads": 1})
+    level, schema = settled(find_level("actr", config).config), config.impressions
     if variant.learns != (AD,):
         level = level.model_copy(update={"batch_size": config.cpm.batch_size})
     if not variant.by_domain:
@@ -102,64 +93,86 @@ class AdRun:
         probe = Probe(
             self.samples,
             self.periods.ends(),
-            lambda rows: self._ready(learner, rows),
+            lambda rows, end: self._sample(learner, rows, end),
             learner.predict,
         )
+        again = Relearning(learner, self.config)
         found: list[Predictions] = []
-        settings = self.config.replay
-        batches = self.log.batches(self.variant.learns, level.batch_size, settings.partitions)
-        started, learnt = time.perf_counter(), 0
-        for batch, prepared in ahead(
-            batches, lambda b: learner.to_batch(b.rows), settings.read_ahead
-        ):
-            self.upstream.before(batch, learner)
-            probe.before(batch.watermark)
-            ad_B = self._ads(batch.rows)
-            ready = self.upstream.attach(self._weighted(prepared, batch.rows, ad_B), batch.rows)
-            probability_B, loss = learner.step(ready)
-            if not np.isfinite(loss):
-                raise UserError(
-                    f"'{self.variant.name}' diverged after {learnt} impressions: take smaller "
-                    "learning rates (actr.optimizer)"
-                )
-            found.append(_predictions(batch.rows, probability_B, ad_B, self.log.schema.user))
-            learnt += len(batch)
-            advance(len(batch))
-        retained = probe.finish()
-        spent = {"actr": Spent(learnt, time.perf_counter() - started)}
-        return Outcome(_joined(found).in_order(), retained, spent)
+        settings, user = self.config.replay, self.log.schema.user
+
+        def publish(batch: Batch, probability_B: NDArray[np.float32], step: int) -> None:
+            found.append(_predictions(batch.rows, probability_B, self._ads(batch.rows), user))
+
+        def ready(batch: Batch) -> ModelBatch:
+            prepared = self._ready(batch)
+            again.keep(prepared, batch.watermark)
+            return prepared
+
+        spent = run_level(
+            learner,
+            self.log.batches(self.variant.learns, level.batch_size, settings.partitions),
+            settings.read_ahead,
+            learn=stepping(learner, ready),
+            advance=advance,
+            boundaries=[*self._take_over(learner, again), probe],
+            publish=publish,
+        )
+        spent = Spent(spent.samples + again.samples, spent.seconds)
+        return Outcome(_joined(found).in_order(), probe.finish(), {"actr": spent})
+
+    def _take_over(self, learner: Learner, again: Relearning) -> list[Boundary]:
+        if self.config.actr.transfer == "none":
+            return []
+        accept_deltas(learner, self.config.actr.transfer_waiting)
+        announced = Announced()
+        for hand_down in self.upstream.hand_downs:
+            announced.put(hand_down)
+        cadence_ms = self.config.cpm.cadence_ms
+        boundary = TakeOver(
+            learner, self.config.actr, announced, cadence_ms, Ranks(), log.info, Progress()
+        )
+        return [again.after(boundary)]
+
+    def _ready(self, batch: Batch) -> ModelBatch:
+        """With its history, and weights of 0 for what is held back: that is predicted, and
+        its click never seen."""
+        prepared, rows = batch.prepared, batch.rows
+        assert isinstance(prepared, ModelBatch)
+        if self.upstream.histories is not None:
+            prepared = self.upstream.histories.attach(prepared, rows)
+        share = self.config.replay.held_back
+        if not share:
+            return prepared
+        out_B = held_back(rows.column(IMPRESSION_ID).to_numpy(), share) & self._ads(rows)
+        weight_B = prepared.weight_B.masked_fill(torch.from_numpy(out_B), 0.0)
+        return replace(prepared, weight_B=weight_B)
+
+    def _sample(self, learner: Learner, rows: pa.RecordBatch, end: int) -> ModelBatch:
+        """Held-back ads as the model reads them, with the histories known at ``end``, ms."""
+        if self.variant.by_domain:
+            domain = pa.array(np.full(len(rows), DOMAINS.index(AD), np.int64))
+            rows = rows.append_column(DOMAIN, domain)
+        batch, histories = learner.to_batch(rows), self.upstream.histories
+        return batch if histories is None else histories.attach(batch, rows, as_of=end)
 
     def _ads(self, rows: pa.RecordBatch) -> NDArray[np.bool_]:
         if len(self.variant.learns) == 1:
             return np.ones(len(rows), bool)
         return np.asarray(rows.column(DOMAIN).to_numpy() == DOMAINS.index(AD))
 
-    def _weighted(
-        self, prepared: ModelBatch, rows: pa.RecordBatch, ad_B: NDArray[np.bool_]
-    ) -> ModelBatch:
-        """What is held back weighs nothing: it is predicted, and its click never seen."""
-        share = self.config.replay.held_back
-        if not share:
-            return prepared
-        out_B = held_back(rows.column(IMPRESSION_ID).to_numpy(), share) & ad_B
-        weight_B = prepared.weight_B.masked_fill(torch.from_numpy(out_B), 0.0)
-        return replace(prepared, weight_B=weight_B)
-
-    def _ready(self, learner: Learner, rows: pa.RecordBatch) -> ModelBatch:
-        """A sample of ads as the model reads it."""
-        if self.variant.by_domain:
-            domain = pa.array(np.full(len(rows), DOMAINS.index(AD), np.int64))
-            rows = rows.append_column(DOMAIN, domain)
-        return self.upstream.attach(learner.to_batch(rows), rows)
-
 
 def _predictions(
     rows: pa.RecordBatch, probability_B: NDArray[np.float32], ad_B: NDArray[np.bool_], user: str
 ) -> Predictions:
-    columns = (rows.column(name).to_numpy() for name in (IMPRESSION_ID, EVENT_TIME, user, CLICK))
-    return Predictions(*columns, probability_B).chosen(ad_B)
+    ids, times, users, clicks = (
+        rows.column(name).to_numpy() for name in (IMPRESSION_ID, EVENT_TIME, user, CLICK)
+    )
+    return Predictions(ids, times, users, clicks, probability_B).chosen(ad_B)
 
 
 def _joined(parts: list[Predictions]) -> Predictions:
-    names = Predictions.__dataclass_fields__
-    return Predictions(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    columns = {
+        field.name: np.concatenate([getattr(part, field.name) for part in parts])
+        for field in fields(Predictions)
+    }
+    return Predictions(**columns)

@@ -14,7 +14,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from config import Config, configured
 from errors import UserError
 from settings import Loaded
-from shutdown import end_at_once
 from streaming.market import DAY_MS
 from trainers.replay.figures import Figures, figures
 from trainers.replay.log import RecordedLog, true_probabilities
@@ -29,7 +28,7 @@ from trainers.replay.tables import pair_rows, rows, terminal, text_of
 @click.argument("log", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option(
     "--variants",
-    default=",".join(VARIANTS),
+    default=",".join(name for name in VARIANTS if not name.startswith("full-")),
     show_default=True,
     metavar="NAME,...",
     help="What to compare.",
@@ -41,12 +40,24 @@ from trainers.replay.tables import pair_rows, rows, terminal, text_of
     help="Run each variant with each value of a setting; several give every combination.",
 )
 @click.option(
+    "--jobs",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    help="Levels and variants that run at a time, each a process.",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for predictions and the report; default: RUN_DIR/replay.",
 )
 def command(
-    loaded: Loaded[Config], log: Path, variants: str, sweep: tuple[str, ...], out: Path | None
+    loaded: Loaded[Config],
+    log: Path,
+    variants: str,
+    sweep: tuple[str, ...],
+    jobs: int,
+    out: Path | None,
 ) -> None:
     """Run LOG, a folder of Parquet files, through all levels, variant by variant.
 
@@ -60,8 +71,8 @@ def command(
     plan = chosen(names, sweep)
     for variant in plan:
         variant.applied(loaded.config)  # all refusals before any work
-    end_at_once()
     # TorchRec takes seconds to import: only now, when all else was found in order.
+    from trainers.replay.parallel import run_pieces
     from trainers.replay.run import Replay
 
     config = loaded.config
@@ -69,6 +80,8 @@ def command(
     folder = out or config.run_dir / "replay"
     with Bars() as bars:
         replay = Replay(recorded, config, folder, bars)
+        if jobs > 1:
+            run_pieces(replay, plan, jobs, bars)
         outcomes = {variant.name: replay.outcome(variant) for variant in plan}
     found = judge(outcomes, recorded, config)
     path = write_report(found, _about(recorded), _explained(plan), folder)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from monitoring.metrics import gauc
-from streaming.impressions import CLICK, EVENT_TIME, IMPRESSION_ID, ImpressionSchema
+from streaming.impressions import CLICK, EVENT_TIME, IMPRESSION_ID, Batch, ImpressionSchema
 from streaming.market_random import mix64
 from trainers.features import ModelBatch
 
@@ -68,11 +68,12 @@ def samples_of(
 
 @dataclass
 class Probe:
-    """Asks one model, at every period's end, about all periods so far."""
+    """Asks one model, at every period's end, about all periods so far; a `Boundary`."""
 
     samples: Samples
     ends: list[int]
-    prepare: Callable[[pa.RecordBatch], ModelBatch]
+    prepare: Callable[[pa.RecordBatch, int], ModelBatch]
+    """Makes a sample ready, once, at the end of its period, ms."""
     predict: Callable[[ModelBatch], NDArray[np.float32]]
     retained: NDArray[np.float64] = field(init=False)
     _ready: list[ModelBatch | None] = field(init=False, default_factory=list)
@@ -80,13 +81,14 @@ class Probe:
     def __post_init__(self) -> None:
         self.retained = np.full((len(self.ends), len(self.ends)), np.nan)
 
-    def before(self, watermark: int) -> None:
-        """Called before a batch is learnt whose newest impression is of ``watermark``, ms.
+    def due(self, batch: Batch) -> bool:
+        closed = len(self._ready)
+        return closed < len(self.ends) and self.ends[closed] <= batch.watermark
 
-        A sample is made ready, its history looked up, when its period is over, and stays so.
-        """
-        while len(self._ready) < len(self.ends) and self.ends[len(self._ready)] <= watermark:
+    def act(self, batch: Batch | None) -> dict[str, int]:
+        while batch is not None and self.due(batch):
             self._close()
+        return {}
 
     def finish(self) -> NDArray[np.float64]:
         """[P, P] once everything was learnt."""
@@ -97,7 +99,7 @@ class Probe:
     def _close(self) -> None:
         now = len(self._ready)
         rows = self.samples.rows[now]
-        self._ready.append(self.prepare(rows) if len(rows) else None)
+        self._ready.append(self.prepare(rows, self.ends[now]) if len(rows) else None)
         for then, batch in enumerate(self._ready):
             rows = self.samples.rows[then]
             if batch is not None:

@@ -88,22 +88,24 @@ MONTHLY: Overrides = (
     ("history.periods", "3"),
     ("history.aggregation", "mean"),
 )
-WEEKLY: Overrides = (
-    ("actr.history", "true"),
-    ("history.period_hours", "168"),
-    ("history.aggregation", "mean"),
-)
+WEEKLY: Overrides = (("actr.history", "true"), ("history.period_hours", "168"))
+NEWEST: Overrides = (*WEEKLY, ("history.periods", "1"), ("history.aggregation", "mean"))
 FROM_SCRATCH: Overrides = (
     ("actr.transfer", "reinitialize"),
     ("actr.transfer_resets_batch_norm", "true"),
     ("cpm.mode", "scratch"),
     ("cpm.window_hours", "168"),
 )
-DAILY_DELTAS: Overrides = (
+DAILY: Overrides = (
     ("actr.transfer", "delta"),
     ("cpm.mode", "continuous"),
     ("cpm.hand_down_hours", "24"),
 )
+
+
+def _of_three(aggregation: str) -> Overrides:
+    return (*DAILY, *WEEKLY, ("history.periods", "3"), ("history.aggregation", aggregation))
+
 
 VARIANTS: dict[str, Variant] = {
     variant.name: variant
@@ -111,8 +113,27 @@ VARIANTS: dict[str, Variant] = {
         Variant("ads-only", "one model on the ads alone", ALONE),
         Variant("merged", "one model on all impressions, domain unknown", ALONE, DOMAINS),
         Variant("joint", "one model on all, domain known, BatchNorms by it", ALONE, DOMAINS, True),
+        Variant(
+            "fine-tune", "CPM every week, no history", (*FROM_SCRATCH, ("actr.history", "false"))
+        ),
+        Variant(
+            "history-only",
+            "TPM's history every month, no CPM",
+            (*MONTHLY, ("actr.transfer", "none")),
+        ),
+        Variant(
+            "no-bn-reset",
+            "as published, BatchNorms kept",
+            (*FROM_SCRATCH, *MONTHLY, ("actr.transfer_resets_batch_norm", "false")),
+        ),
+        Variant("published", "history every month, CPM every week", (*FROM_SCRATCH, *MONTHLY)),
+        Variant("full", "CPM's changes every day, the newest week's history", (*DAILY, *NEWEST)),
+        Variant("full-mean", "as full, the mean of three weeks", _of_three("mean")),
+        Variant("full-recency", "as full, three weeks by recency", _of_three("recency")),
+        Variant("full-attention", "as full, attention over three weeks", _of_three("attention")),
     )
 }
+"""By name; `full` is our best, and its cadences are those that did best in a prototype."""
 
 
 def chosen(names: Iterable[str], sweep: Iterable[str] = ()) -> tuple[Variant, ...]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,15 +83,12 @@ def made_whole(folder: Path) -> Iterator[Path]:
 def save_outcome(outcome: Outcome, folder: Path) -> None:
     """Raises UserError where ``folder`` cannot be written."""
     with made_whole(folder) as partial:
-        np.savez(
-            partial / _PREDICTIONS, retained=outcome.retained, **asdict_arrays(outcome.predictions)
-        )
+        arrays: dict[str, Any] = {
+            f.name: getattr(outcome.predictions, f.name) for f in fields(Predictions)
+        }
+        np.savez(partial / _PREDICTIONS, retained=outcome.retained, **arrays)
         spent = {level: asdict(spent) for level, spent in outcome.spent.items()}
         (partial / _OUTCOME).write_text(json.dumps({"spent": spent}, indent=1))
-
-
-def asdict_arrays(predictions: Predictions) -> dict[str, NDArray]:
-    return {field.name: getattr(predictions, field.name) for field in fields(predictions)}
 
 
 def load_outcome(folder: Path) -> Outcome | None:

@@ -18,6 +18,8 @@ class ReplayConfig(Section):
     """Share of the ad impressions that are predicted but never learnt, to measure forgetting on."""
     partitions: int = Field(1, ge=1, le=4_096)
     """Partitions of the topic that the log stands for; with 1 nothing is late."""
+    relearn: bool = True
+    """After every whole model from CPM, A-CTR learns the ads of CPM's last window again."""
     resamples: int = Field(1_000, ge=100, le=100_000)
     """Draws of users for the interval of a difference."""
     seed: int = Field(0, ge=0, lt=2**63)

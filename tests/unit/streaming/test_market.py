@@ -208,6 +208,14 @@ def test_zipf_ranks(exponent):
     assert counts[20] / counts[40] == pytest.approx((41.5 / 21.5) ** exponent, rel=0.02)
 
 
+@pytest.mark.parametrize(("preset", "conflict"), [("standard", 0.0), ("conflict", 0.5)])
+def test_the_markets_of_comparisons_are_fixed(preset, conflict):
+    config = MarketConfig(preset=preset)
+    assert (config.users, config.items, config.advertised, config.dim) == (1_000, 1_000, 200, 3)
+    assert (config.natural_per_day, config.ads_per_day) == (15_000, 1_000)
+    assert (config.days, config.season_days, config.domain_conflict) == (120, 60, conflict)
+
+
 def test_a_preset_gives_way_to_what_is_said():
     assert MarketConfig(preset="standard").users == 1_000
     assert MarketConfig(preset="standard", users=7).users == 7

@@ -26,6 +26,17 @@ def test_a_variant_says_what_it_is_named_for_whatever_the_configuration():
     assert levels(config) == ("tpm", "cpm", "actr")
     alone = VARIANTS["ads-only"].applied(config)
     assert levels(alone) == ("actr",)
+    expected = {
+        "fine-tune": ("cpm", "actr"),
+        "history-only": ("tpm", "actr"),
+        "published": ("tpm", "cpm", "actr"),
+        "full": ("tpm", "cpm", "actr"),
+    }
+    for name, names in expected.items():
+        assert levels(VARIANTS[name].applied(config)) == names, name
+    published = VARIANTS["published"].applied(config)
+    assert published.cpm.mode == "scratch" and published.cpm.history
+    assert not VARIANTS["no-bn-reset"].applied(config).actr.transfer_resets_batch_norm
     assert VARIANTS["ads-only"].learns == (AD,) and VARIANTS["joint"].learns == DOMAINS
 
 

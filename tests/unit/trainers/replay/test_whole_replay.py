@@ -1,18 +1,25 @@
 """Small replays from end to end, every variant among them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from replay_support import small_config, small_log, with_other_clicks
 
 import trainers.replay.run
 from config import Config
+from errors import UserError
 from streaming.impressions import ImpressionSchema
 from trainers.replay.command import judge
-from trainers.replay.log import AD, RecordedLog
+from trainers.replay.log import AD, NATURAL, RecordedLog
+from trainers.replay.parallel import run_pieces
 from trainers.replay.plan import VARIANTS
 from trainers.replay.results import Outcome
 from trainers.replay.run import Replay
 from trainers.replay.tables import rows
+
+# Weeks and months are two days here, so that a log of eight days sees several.
+SHORT = (("cpm.window_hours", "48"), ("history.period_hours", "48"))
 
 
 class Silent:
@@ -32,7 +39,8 @@ class Silent:
 def replay(path, out, config: Config | None = None, names=VARIANTS) -> dict[str, Outcome]:
     log = RecordedLog(path, ImpressionSchema())
     run = Replay(log, config or small_config(), out, Silent())
-    return {name: run.outcome(VARIANTS[name]) for name in names}
+    variants = [VARIANTS[name] for name in names]
+    return {v.name: run.outcome(replace(v, settings=(*v.settings, *SHORT))) for v in variants}
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +64,33 @@ def test_every_variant_predicts_every_ad_once_in_order(path, outcomes):
         assert p.dtype == np.float32 and ((p > 0) & (p < 1)).all()
         assert np.isfinite(np.diagonal(outcome.retained)).any()
         assert outcome.spent["actr"].samples >= log.spans[AD].rows
+
+
+def test_what_tells_variants_apart_shows_in_their_predictions(outcomes):
+    bits = {name: outcome.predictions.probability.tobytes() for name, outcome in outcomes.items()}
+    assert len(set(bits.values())) == len(VARIANTS)
+
+
+def test_each_level_counts_what_it_learnt(path, outcomes):
+    log = RecordedLog(path, ImpressionSchema())
+    natural, ads = log.spans[NATURAL].rows, log.spans[AD].rows
+    spent = {
+        name: {level: s.samples for level, s in outcome.spent.items()}
+        for name, outcome in outcomes.items()
+    }
+    assert spent["ads-only"] == {"actr": ads}
+    assert spent["joint"] == {"actr": natural + ads}
+    assert spent["history-only"] == {"tpm": natural, "actr": ads}
+    assert spent["full"] == {"tpm": natural, "cpm": natural, "actr": ads}
+    # Three whole models, after each of which about a window's ads are learnt again.
+    assert ads * 1.5 < spent["published"]["actr"] < ads * 2.5
+
+
+def test_levels_in_common_are_run_once(path, tmp_path):
+    names = ["published", "no-bn-reset", "history-only", "full"]
+    replay(path, tmp_path, names=names)
+    stages = sorted(folder.name.split("-")[0] for folder in (tmp_path / "stages").iterdir())
+    assert stages == ["cpm", "cpm", "tpm"]
 
 
 def test_the_same_log_and_configuration_give_the_same_bits(path, outcomes, tmp_path):
@@ -127,3 +162,31 @@ def test_clicks_that_are_held_back_are_never_learnt(path, tmp_path):
     for name, outcome in before.items():
         assert np.array_equal(outcome.predictions.probability, after[name].predictions.probability)
         assert not np.array_equal(outcome.predictions.click, after[name].predictions.click)
+
+
+def test_pieces_in_processes_give_the_same_bits(path, outcomes, tmp_path):
+    log, config = RecordedLog(path, ImpressionSchema()), small_config()
+    names = ["ads-only", "published", "full"]
+    plan = [replace(VARIANTS[n], settings=(*VARIANTS[n].settings, *SHORT)) for n in names]
+    show = Silent()
+    run = Replay(log, config, tmp_path, show)
+    run_pieces(run, plan, 2, show)
+    assert show.advanced == 1 + 2 + 3  # TPM serves both, each has a CPM of its own
+    for variant in plan:
+        found, expected = run.outcome(variant), outcomes[variant.name]
+        assert found.predictions.probability.tobytes() == (
+            expected.predictions.probability.tobytes()
+        )
+    assert show.known == [(name, True) for name in names]
+
+
+def test_a_piece_that_fails_says_why(path, tmp_path):
+    log = RecordedLog(path, ImpressionSchema())
+    wild = replace(
+        VARIANTS["ads-only"],
+        settings=(*VARIANTS["ads-only"].settings, ("actr.optimizer.dense_learning_rate", "1e30")),
+    )
+    run = Replay(log, small_config(), tmp_path, Silent())
+    with pytest.raises(UserError, match="diverged"):
+        run_pieces(run, [wild], 2, Silent())
+    assert not list(tmp_path.glob("variants/*/outcome.json"))

@@ -1,0 +1,84 @@
+"""`ecdctr replay` as it is typed."""
+
+import json
+import signal
+import subprocess
+
+import pytest
+from replay_support import small_config, small_log
+from tests_support import ECDCTR, environ, eventually, run_ecdctr
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return small_log(tmp_path_factory.mktemp("log") / "market")
+
+
+def settings() -> list[str]:
+    config = small_config()
+    small = {
+        "actr.batch_size": config.actr.batch_size,
+        "actr.model.hidden": "[16]",
+        "actr.model.ids.rows": 256,
+        "actr.device": "cpu",
+        "replay.windows": 4,
+        "replay.periods": 4,
+    }
+    return [f"--set={key}={value}" for key, value in small.items()]
+
+
+def test_a_report_is_written_and_the_table_printed(path, tmp_path):
+    arguments = ["replay", str(path), "--variants=ads-only,joint", f"--out={tmp_path}"]
+    done = run_ecdctr(*arguments, *settings(), timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "ads-only" in done.stdout and f"{tmp_path}/report.html" in done.stdout
+    names = {"report.html", "report.json", "table.csv", "pairs.csv"}
+    assert names <= {file.name for file in tmp_path.iterdir()}
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [row["variant"] for row in report["variants"]] == ["ads-only", "joint"]
+    again = run_ecdctr(*arguments, *settings(), "--sweep=actr.seed=0,1", timeout=120)
+    assert again.returncode == 0, again.stderr
+    swept = json.loads((tmp_path / "report.json").read_text())["variants"]
+    assert [row["variant"] for row in swept] == [
+        f"{name} seed={seed}" for name in ("ads-only", "joint") for seed in (0, 1)
+    ]
+    assert swept[0]["gauc"] == report["variants"][0]["gauc"] != swept[1]["gauc"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--variants=best"], "no variant 'best'; there are ads-only"),
+        (["--variants= ,"], "--variants: which?"),
+        (["--sweep=history.period=1"], "did you mean history.periods"),
+        (["--sweep=history.periods=0"], "history.periods=0"),
+    ],
+)
+def test_refusals_are_one_line(path, tmp_path, arguments, message):
+    done = run_ecdctr("replay", str(path), *arguments, f"--out={tmp_path}")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert message in done.stderr
+
+
+def test_a_folder_that_is_no_log_is_refused(tmp_path):
+    done = run_ecdctr("replay", str(tmp_path))
+    assert done.returncode == 2 and "ecdctr simulate --out" in done.stderr
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_after_an_interruption_only_the_rest_is_run(path, tmp_path, how):
+    arguments = ["replay", str(path), "--variants=ads-only,joint", f"--out={tmp_path}"]
+    command = [*ECDCTR, *arguments, *settings()]
+    process = subprocess.Popen(command, env=environ(), stderr=subprocess.PIPE, text=True)
+    try:
+        finished = "variants/ads-only-*/outcome.json"
+        eventually(lambda: list(tmp_path.glob(finished)), 60, "the first variant was finished")
+        process.send_signal(how)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode in (-how, 130, 0)
+    done = run_ecdctr(*arguments, *settings(), timeout=120)
+    assert done.returncode == 0 and "ads-only: known already" in done.stderr
+    assert (tmp_path / "report.html").exists()

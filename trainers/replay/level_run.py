@@ -1,0 +1,140 @@
+"""The loop that every level runs, over a recorded log and without a process around it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from streaming.impressions import Batch
+from trainers.checkpoint import Progress
+from trainers.features import ModelBatch
+from trainers.learner import Learner
+from trainers.loop import Boundary, Learn, Loop
+from trainers.ranks import Ranks
+from trainers.replay.results import Spent
+from trainers.replay.streams import ahead
+from trainers.saver import Saved, Write
+from trainers.settings import LevelConfig
+
+Advance = Callable[[int], None]
+"""Told how many impressions were learnt."""
+
+Publish = Callable[[Batch, np.ndarray, int], None]
+_NEVER = 2**62
+
+
+def settled(level: LevelConfig) -> LevelConfig:
+    """With a number of threads: how sums are split over them decides their last bits."""
+    return level if level.threads else level.model_copy(update={"threads": 1})
+
+
+def run_level(
+    learner: Learner,
+    batches: Iterator[Batch],
+    read_ahead: int,
+    *,
+    learn: Learn,
+    advance: Advance,
+    boundaries: Sequence[Boundary] = (),
+    publish: Publish = lambda batch, probability_B, step: None,
+) -> Spent:
+    """Predict and learn all ``batches``, made ready for ``learner`` beforehand.
+
+    Raises:
+        UserError: the model diverged, or what the boundaries raise.
+    """
+    started = time.perf_counter()
+    progress = Loop(
+        reader=_Recorded(batches, learner, read_ahead),
+        learn=learn,
+        publish=publish,
+        watcher=_Watcher(advance),
+        snapshot=lambda: _write_nothing,
+        saver=_Unsaved(),
+        every_batches=_NEVER,
+        progress=Progress(),
+        ranks=Ranks(),
+        stopping=threading.Event(),
+        wait_for_all=True,
+        boundary=_Each(boundaries),
+    ).run()
+    return Spent(progress.impressions, time.perf_counter() - started)
+
+
+def stepping(learner: Learner, ready: Callable[[Batch], ModelBatch]) -> Learn:
+    """Learns batch after batch, each as ``ready`` gives it right before."""
+
+    def learn(batches: Iterator[Batch | None]) -> Iterator[tuple[np.ndarray, float]]:
+        for batch in batches:
+            assert batch is not None
+            yield learner.step(ready(batch))
+
+    return learn
+
+
+class _Recorded:
+    """The loop's reader."""
+
+    def __init__(self, batches: Iterator[Batch], learner: Learner, read_ahead: int) -> None:
+        self._made = ahead(batches, lambda batch: learner.to_batch(batch.rows), read_ahead)
+        self.finished = False
+
+    def next_batch(self, timeout: float) -> Batch | None:
+        found = next(self._made, None)
+        if found is None:
+            self.finished = True
+            return None
+        batch, prepared = found
+        return replace(batch, prepared=prepared)
+
+
+class _Each:
+    """Several boundaries as one, in order; each acts only when it is due itself."""
+
+    def __init__(self, boundaries: Sequence[Boundary]) -> None:
+        self._boundaries, self._due = boundaries, [False] * len(boundaries)
+
+    def due(self, batch: Batch) -> bool:
+        self._due = [boundary.due(batch) for boundary in self._boundaries]
+        return any(self._due)
+
+    def act(self, batch: Batch | None) -> dict[str, int]:
+        marks: dict[str, int] = {}
+        for boundary, due in zip(self._boundaries, self._due, strict=True):
+            if due:
+                marks |= boundary.act(batch)
+        return marks
+
+
+class _Watcher:
+    def __init__(self, advance: Advance) -> None:
+        self._advance = advance
+
+    def learnt(self, batch: Batch, probability_B: np.ndarray, loss: float, seconds: float) -> None:
+        self._advance(len(batch))
+
+    def turn(self, progress: Progress) -> None:
+        pass
+
+    def stalled(self, seconds: float) -> None:
+        pass
+
+
+class _Unsaved:
+    """A replay keeps results, not checkpoints."""
+
+    idle = True
+
+    def save(self, progress: Progress, write: Write) -> None:
+        pass
+
+    def wait(self) -> Saved | None:
+        return None
+
+
+def _write_nothing(directory: object) -> None:
+    pass

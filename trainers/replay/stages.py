@@ -1,0 +1,133 @@
+"""The levels above A-CTR, each run once for all variants that have it in common.
+
+Knowledge only goes down, so a level can run over the whole log before the next one, as
+long as what it hands down is taken by event time. Each leaves a folder:
+
+    <folder>/stage.json     what it took, and CPM's hand-downs; written last
+    <folder>/...            TPM's snapshots, or CPM's hand-downs
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from config import Config
+from embeddings.history import Snapshot
+from trainers.checkpoint import Progress
+from trainers.delta import DeltaTracker
+from trainers.features import ModelBatch
+from trainers.hand_down import HandDown, HandDowns, HandDownStore
+from trainers.learner import Learner
+from trainers.levels import level as find_level
+from trainers.loop import Learn
+from trainers.ranks import Ranks
+from trainers.replay.histories import Histories, write_period
+from trainers.replay.level_run import Advance, run_level, settled, stepping
+from trainers.replay.log import NATURAL, RecordedLog
+from trainers.replay.results import Spent, made_whole
+from trainers.snapshots import Closed, Snapshots
+
+_STAGE, _HAND_DOWNS = "stage.json", "handdowns"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a level left behind."""
+
+    folder: Path
+    spent: Spent
+    hand_downs: tuple[HandDown, ...] = ()
+
+
+def load_stage(folder: Path) -> Stage | None:
+    """None where there is nothing whole."""
+    try:
+        about = json.loads((folder / _STAGE).read_text())
+    except (OSError, ValueError):
+        return None
+    found = [HandDown(**values) for values in about["hand_downs"]]
+    place = folder.resolve() / _HAND_DOWNS
+    moved = [replace(h, location=str(place / str(h.boundary))) for h in found]
+    return Stage(folder, Spent(**about["spent"]), tuple(moved))
+
+
+def _save(folder: Path, spent: Spent, hand_downs: list[HandDown] | None = None) -> None:
+    about = {"spent": asdict(spent), "hand_downs": [asdict(h) for h in hand_downs or ()]}
+    (folder / _STAGE).write_text(json.dumps(about))
+
+
+def run_tpm(log: RecordedLog, config: Config, folder: Path, advance: Advance) -> None:
+    """TPM over the natural impressions; its snapshots go to ``folder``."""
+    level = find_level("tpm", config)
+    learner = Learner(settled(level.config), level.schema)
+    with made_whole(folder) as partial:
+        period: list[Snapshot] = []
+
+        def told(closed: Closed) -> None:
+            write_period(partial, period)
+            period.clear()
+
+        snapshots = Snapshots(
+            learner, level.schema, config.history, Ranks(), send=period.append, told=told
+        )
+        learn = snapshots.watching(stepping(learner, lambda batch: _prepared(batch.prepared)))
+        spent = _over_natural(learner, log, config, learn, snapshots, advance)
+        _save(partial, spent)
+
+
+def run_cpm(
+    log: RecordedLog, config: Config, histories: Histories | None, folder: Path, advance: Advance
+) -> None:
+    """CPM over the natural impressions; its hand-downs go to ``folder``."""
+    level = find_level("cpm", config)
+    learner = Learner(settled(level.config), level.schema)
+    # Whole models and changes are told apart as in CPM's own process.
+    whole = config.actr.transfer == "reinitialize" or config.cpm.mode == "scratch"
+    tracker = None if whole else DeltaTracker(learner)
+    with made_whole(folder) as partial:
+        store = HandDownStore(partial / _HAND_DOWNS, keep=sys.maxsize)
+        store.prepare()
+        found: list[HandDown] = []
+        boundary = HandDowns(
+            learner,
+            tracker,
+            store,
+            config.cpm.cadence_ms,
+            Ranks(),
+            found.append,
+            lambda gone: None,
+            afresh=config.cpm.mode == "scratch",
+            progress=Progress(),
+        )
+        learn = stepping(learner, lambda batch: _with_history(histories, batch))
+        spent = _over_natural(learner, log, config, learn, boundary, advance)
+        _save(partial, spent, found)
+
+
+def _over_natural(
+    learner: Learner,
+    log: RecordedLog,
+    config: Config,
+    learn: Learn,
+    boundary: Any,
+    advance: Advance,
+) -> Spent:
+    settings = config.replay
+    batches = log.batches((NATURAL,), learner.config.batch_size, settings.partitions)
+    return run_level(
+        learner, batches, settings.read_ahead, learn=learn, advance=advance, boundaries=[boundary]
+    )
+
+
+def _prepared(prepared: Any) -> ModelBatch:
+    assert isinstance(prepared, ModelBatch)
+    return prepared
+
+
+def _with_history(histories: Histories | None, batch: Any) -> ModelBatch:
+    ready = _prepared(batch.prepared)
+    return ready if histories is None else histories.attach(ready, batch.rows)
