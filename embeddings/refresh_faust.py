@@ -36,13 +36,16 @@ class PositionedConsumer(Consumer):
     """Asked for the commits when tables are recovered and nothing has been delivered yet."""
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        places = dict(await super().seek_to_committed())
         app: Any = self.app
         own = [tp for tp in self.assignment() if tp.topic == app.followed]
+        # The fetcher runs already, and would deliver from the places in between.
+        self.pause_partitions(own)
+        places = dict(await super().seek_to_committed())
         begin = await app.positions([tp.partition for tp in own])
         chosen = {tp: begin[tp.partition] for tp in own if tp.partition in begin}
         if chosen:
             await self.seek_wait(chosen)
+        self.resume_partitions(own)
         return {**places, **chosen}
 
 

@@ -25,10 +25,12 @@ from faust.types import TP
 from embeddings.history_records import decode_snapshot
 from embeddings.history_settings import HistoryConfig
 from embeddings.refresh_faust import App
+from embeddings.refresh_gap import read_between
 from embeddings.refresh_observer import Observer, Telemetry
 from embeddings.refresh_shard import Outcome, Published, Shard
 from errors import UserError
 from streaming.codec import Bad
+from streaming.connection import KafkaConfig
 from streaming.dead_letters import dead_letter
 from streaming.topics import TopicsConfig
 from streaming.validation import Reason
@@ -46,6 +48,7 @@ class Worker:
     def __init__(
         self,
         app: App,
+        kafka: KafkaConfig,
         topics: TopicsConfig,
         config: HistoryConfig,
         partitions: int,
@@ -57,11 +60,12 @@ class Worker:
         """When something was last done."""
         self.shards: dict[int, Shard] = {}
         """By partition, those that are ours now."""
-        self.app, self._topics, self._config = app, topics, config
+        self.app, self._kafka, self._topics, self._config = app, kafka, topics, config
         self._telemetry, self._observer = telemetry, Observer(telemetry)
         self._max_bytes = max_message_bytes - _HEADERS_BYTES
         self._newest = 0  # period end, ms, that any worker has seen
         self._ends: dict[int, int] = {}  # where our own last record left the published topic
+        self._behind: dict[int, int] = {}  # where a partition was a round ago
         self._one_at_a_time = asyncio.Lock()
         self._table = app.Table(TABLE, partitions=partitions, key_type=bytes, value_type=bytes)
         self._snapshots = self._topic(topics.snapshots, allow_empty=True)
@@ -124,6 +128,7 @@ class Worker:
         self.shards[partition] = shard
         self._newest = max(self._newest, shard.newest_period_end)
         self._ends.pop(partition, None)
+        self._behind.pop(partition, None)
 
     async def _rebalanced(self, *_: Any, **__: Any) -> None:
         await self._ask_for_refresh()
@@ -159,13 +164,29 @@ class Worker:
         if message.offset < shard.next_offset:
             return  # delivered again
         if message.offset > shard.next_offset:
-            log.warning(
-                "partition %d of %s: offsets %d to %d do not exist",
-                shard.partition,
-                self._topics.snapshots,
-                shard.next_offset,
-                message.offset - 1,
-            )
+            await self._fill(shard, message.offset)
+        await self._merge(shard, message)
+        await self._publish(shard)
+
+    async def _fill(self, shard: Shard, end: int) -> None:
+        """Read what the stream passed over: around a rebalance Faust may lose its place."""
+        first, merged = shard.next_offset, 0
+        missing = read_between(self._kafka, self._topics.snapshots, shard.partition, first, end)
+        while (record := await asyncio.to_thread(next, missing, None)) is not None:
+            await self._merge(shard, record)
+            merged += 1
+        log.warning(
+            "partition %d of %s: offsets %d to %d were not delivered; the log holds %d of them",
+            shard.partition,
+            self._topics.snapshots,
+            first,
+            end - 1,
+            merged,
+        )
+        if shard.next_offset < end:
+            shard.skip(end - 1)  # there is nothing more
+
+    async def _merge(self, shard: Shard, message: Any) -> None:
         try:
             snapshot = decode_snapshot(message.value)
             now_ms = max(self._newest, snapshot.period_end)
@@ -176,11 +197,15 @@ class Worker:
             await self._bury(message, str(error))
             shard.skip(message.offset)
         self._telemetry.snapshot(outcome)
-        await self._publish(shard)
 
     async def _on_refresh(self, shard: Shard, message: Any) -> None:
         started = time.perf_counter()
         self._newest = max(self._newest, _period_end(message.value))
+        if shard.next_offset < shard.publish_from:
+            # Behind, and no further than a round ago: nothing comes by itself.
+            if self._behind.get(shard.partition) == shard.next_offset:
+                await self._fill(shard, shard.publish_from)
+            self._behind[shard.partition] = shard.next_offset
         shard.expire(self._newest)
         await self._publish(shard)
         self._telemetry.refreshed(time.perf_counter() - started)

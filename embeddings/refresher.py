@@ -70,6 +70,7 @@ def refresh(config: Config, number: int, stopping: threading.Event) -> None:
     app = make_app(kafka, config.topics, _data_dir(config.run_dir, name))
     worker = Worker(
         app,
+        kafka,
         config.topics,
         config.history,
         partitions,
