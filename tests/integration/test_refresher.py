@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
+import sys
 
 import pytest
 from refresh_support import DAY, expected, history_config, period
@@ -196,8 +198,38 @@ def test_the_published_topic_emptied_and_the_changelog_too(refreshers):
     interrupted(refreshers, empty)
 
 
+LOST = """
+import embeddings.refresh_faust as ours
+
+async def begin_at_commits(self):
+    own = [tp for tp in self.assignment() if tp.topic == self.app.followed]
+    await self.app.positions([tp.partition for tp in own])
+    return await ours.Consumer.seek_to_committed(self)
+
+ours.PositionedConsumer.seek_to_committed = begin_at_commits
+import cli
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("another_period", [True, False])
+def test_what_the_stream_passes_over_is_read_from_the_log(refreshers, another_period):
+    """A worker that begins at the commits, as Faust does, and has lost its table."""
+    refreshers.write([*period(1), *period(2)])
+    worker = refreshers.start()
+    refreshers.await_right()
+    refreshers.stop(worker)
+    refreshers.lose(refreshers.changelog)
+    refreshers.lose(refreshers.topics.historical)
+    refreshers.start(command=[sys.executable, "-c", LOST])
+    if another_period:
+        refreshers.write(period(3))
+    refreshers.await_right()
+    assert "were not delivered" in refreshers.said()
+
+
 def test_a_second_worker_comes_and_goes_while_buckets_move(refreshers):
-    days = iter(range(1, 100))
+    days = itertools.count(1)
 
     def write(periods):
         for _ in range(periods):

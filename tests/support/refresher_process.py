@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,13 +47,13 @@ class Refreshers:
 
     # -- workers --------------------------------------------------------------------
 
-    def start(self, number: int = 1) -> subprocess.Popen:
+    def start(self, number: int = 1, command: Sequence[str] = ECDCTR) -> subprocess.Popen:
         options = [f"history.{k}={v}" for k, v in self.config.model_dump(mode="json").items()]
         options += [f"topics.{k}={v}" for k, v in self.topics.model_dump().items()]
         with self.log(number).open("ab") as output:
             worker = subprocess.Popen(
                 [
-                    *ECDCTR,
+                    *command,
                     *("refresh", "--worker", str(number), "--run-dir", str(self.run_dir)),
                     *("--bootstrap-servers", self.kafka.bootstrap_servers),
                     *(word for option in options for word in ("--set", option)),
