@@ -48,6 +48,7 @@ class HandDown:
     location: str = ""  # its directory
     version: int = 0  # batches that CPM had learnt
     watermark: int = 0  # greatest event time learnt, ms
+    size: int = 0  # bytes of its files
 
     def encode(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -60,7 +61,7 @@ class HandDown:
             found = HandDown(**{name: fields[name] for name in HandDown.__annotations__})
         except (TypeError, KeyError) as error:
             raise ValueError(f"not a hand-down: {error}") from None
-        numbers = (found.boundary, found.since, found.version, found.watermark)
+        numbers = (found.boundary, found.since, found.version, found.watermark, found.size)
         if found.kind not in get_args(Kind) or not all(isinstance(n, int) for n in numbers):
             raise ValueError(f"not a hand-down: {fields}")
         return found
@@ -190,9 +191,18 @@ class HandDowns:
         if self.tracker is not None:
             self.tracker.rebase()
         if self._ranks.rank == 0:
-            place = str((self._store.directory / str(boundary)).resolve())
-            step = progress.step
-            self._announce(HandDown(boundary, kind, self._handed, place, step, learnt))
+            place = (self._store.directory / str(boundary)).resolve()
+            self._announce(
+                HandDown(
+                    boundary,
+                    kind,
+                    since=self._handed,
+                    location=str(place),
+                    version=progress.step,
+                    watermark=learnt,
+                    size=sum(path.stat().st_size for path in place.rglob("*") if path.is_file()),
+                )
+            )
             for gone in self._store.prune():
                 self._forget(gone)
         self._handed = boundary

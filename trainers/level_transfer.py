@@ -1,0 +1,157 @@
+"""Hand-downs in a trainer's process: CPM's are announced, A-CTR's are followed."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from config import Config
+from monitoring.hand_down_telemetry import HandDownTelemetry
+from streaming.connection import KafkaConfig
+from streaming.impressions import Batch
+from streaming.log_gap import instant
+from streaming.writer import RecordWriter
+from trainers.alignment import AlignedReader
+from trainers.checkpoint import Progress
+from trainers.delta import DeltaTracker
+from trainers.hand_down import HANDED, HandDown, HandDowns, HandDownStore
+from trainers.hand_down_topic import Announcer, Follower
+from trainers.learner import Learner
+from trainers.levels import Level
+from trainers.loop import Boundary, Reader
+from trainers.ranks import Ranks
+from trainers.take_over import Announced, TakeOver
+from trainers.transfer import accept_deltas
+
+SUBDIRECTORY = "handdowns"
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What of its process a level's transfer uses."""
+
+    config: Config
+    kafka: KafkaConfig
+    ranks: Ranks
+    writer: RecordWriter
+    registry: CollectorRegistry
+    told: Callable[[str], None]  # takes a line for the person who watches
+    stack: contextlib.ExitStack  # closes what is opened
+
+
+class LevelTransfer:
+    """One level's part in the transfer from CPM to A-CTR; the loop's `Boundary`.
+
+    Make it before the learner takes its first step or loads a checkpoint.
+    """
+
+    def __init__(self, level: Level, config: Config, learner: Learner) -> None:
+        self._level, self._learner = level, learner
+        self._whole = config.actr.transfer == "reinitialize" or config.cpm.mode == "scratch"
+        self._tracker = None
+        if level.name == "cpm" and not self._whole:
+            self._tracker = DeltaTracker(learner)
+        if level.name == "actr":
+            accept_deltas(learner, config.actr.transfer_waiting)
+
+    def load(self, directory: Path) -> None:
+        """Go on from a checkpoint, after the learner did."""
+        if self._tracker is not None:
+            self._tracker.load(directory)
+
+    def begin(self, around: Surroundings, progress: Progress) -> None:
+        """Open what the loop will need."""
+        name, rank = self._level.name, around.ranks.rank
+        self._telemetry = HandDownTelemetry(around.registry, name, rank)
+        self._handed = progress.marks.get(HANDED, 0)
+        if self._handed:
+            self._telemetry.going_on(self._handed)
+        self._aligned: Callable[[Reader], Reader] = lambda reader: reader
+        if name == "cpm":
+            self._boundary: Boundary = self._hand_downs(around, progress)
+        else:
+            self._boundary = self._take_over(around, progress)
+
+    def _hand_downs(self, around: Surroundings, progress: Progress) -> HandDowns:
+        cpm = around.config.cpm
+        directory = around.config.run_dir / SUBDIRECTORY / self._level.name
+        store = HandDownStore(directory, cpm.keep_hand_downs)
+        if around.ranks.rank == 0:
+            store.prepare()
+        announcer = Announcer(around.writer, self._level.models, self._level.name)
+
+        def announce(hand_down: HandDown) -> None:
+            announcer.announce(hand_down)
+            if hand_down.kind != "begin":
+                self._telemetry.made(hand_down.size)
+                around.told(
+                    f"handed down what was learnt before {instant(hand_down.boundary)}: "
+                    f"{hand_down.kind}, {hand_down.size / 2**20:.2f} MiB"
+                )
+
+        return HandDowns(
+            self._learner,
+            self._tracker,
+            store,
+            cpm.cadence_ms,
+            around.ranks,
+            announce,
+            announcer.forget,
+            afresh=cpm.mode == "scratch",
+            progress=progress,
+        )
+
+    def _take_over(self, around: Surroundings, progress: Progress) -> TakeOver:
+        config, announced = around.config, Announced()
+        topic = config.topics.models_of("cpm")
+        around.stack.enter_context(Follower(around.kafka, topic, "cpm", announced))
+        boundary = TakeOver(
+            self._learner,
+            config.actr,
+            announced,
+            config.cpm.cadence_ms,
+            around.ranks,
+            around.told,
+            progress,
+        )
+        if config.actr.align:
+            self._aligned = lambda reader: AlignedReader(reader, boundary.there)
+        return boundary
+
+    # -- what the loop calls --------------------------------------------------------------
+
+    def aligned(self, reader: Reader) -> Reader:
+        """``reader``, whose batches wait for the hand-down that is due, if they are to."""
+        return self._aligned(reader)
+
+    def due(self, batch: Batch) -> bool:
+        return self._boundary.due(batch)
+
+    def act(self, batch: Batch | None) -> dict[str, int]:
+        started = time.perf_counter()
+        marks = self._boundary.act(batch)
+        if marks[HANDED] != self._handed:
+            self._handed = marks[HANDED]
+            self._telemetry.done(self._handed, time.perf_counter() - started)
+        return marks
+
+    def state(self) -> dict[str, Any] | None:
+        """What a checkpoint must hold besides the learner; never changed in place."""
+        return None if self._tracker is None else self._tracker.state()
+
+    def write(self, state: dict[str, Any] | None, directory: Path) -> None:
+        if self._tracker is not None and state is not None:
+            self._tracker.write(state, directory)
+
+
+def transfer_of(level: Level, config: Config, learner: Learner) -> LevelTransfer | None:
+    """None: the level hands nothing down and takes nothing over."""
+    if level.name == "cpm" or (level.name == "actr" and config.actr.transfer != "none"):
+        return LevelTransfer(level, config, learner)
+    return None
