@@ -37,6 +37,8 @@ PURE = [
     "embeddings/tables.py",
     "embeddings/cpu_collision.py",
     "embeddings/vocabulary.py",
+    "embeddings/refresh_shard.py",
+    "embeddings/refresh_statistics.py",
     "embeddings/history.py",
     "embeddings/history_alignment.py",
     "embeddings/history_records.py",
