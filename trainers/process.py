@@ -42,6 +42,7 @@ from trainers.features import ModelBatch
 from trainers.history_feed import MARK, feed_of
 from trainers.host_memory import keep_freed_memory
 from trainers.learner import Learner
+from trainers.level_transfer import Surroundings, transfer_of
 from trainers.levels import Level
 from trainers.levels import level as find_level
 from trainers.loop import Loop
@@ -120,6 +121,7 @@ class Trainer:
         self.level, self.schema = level, config.impressions
         self.until_end, self.topics = until_end, config.topics
         self.learner = Learner(level.config, level.schema)
+        self.transfer = transfer_of(level, config, self.learner)
         place = self.learner.place
         self.ranks = Ranks(place.rank, place.world_size)
         self.rank_batch = _rank_batch(level.config.batch_size, place.world_size)
@@ -149,6 +151,11 @@ class Trainer:
         )
         since = self.progress.marks.get(MARK, 0)
         self.history = feed_of(level, config, kafka, self.registry, self.ranks.rank, since, stack)
+        around = Surroundings(
+            config, kafka, self.ranks, self.writer, self.registry, self._say, stack
+        )
+        if self.transfer is not None:
+            self.transfer.begin(around, self.progress)
         self._spare = self.learner.snapshot()  # its memory, made before it holds the loop up
         self.failed: str | None = None
         self._handed_over: list[int] = []
@@ -165,6 +172,8 @@ class Trainer:
                 topic=self.level.topic, shape=self.shape, world_size=self.ranks.size
             )
         self.learner.load(found.path)
+        if self.transfer is not None:
+            self.transfer.load(found.path)
         with contextlib.suppress(FileNotFoundError):  # there may have been fewer ranks then
             self.window = _read_window(found.path, self.ranks.rank, self.window.size)
         log.info("going on from %s, %d impressions", found.path, found.progress.impressions)
@@ -279,8 +288,9 @@ class Trainer:
             say(words)
 
     def _loop(self) -> Loop:
+        reader = self.history.aligned(self.reader) if self.history else self.reader
         return Loop(
-            reader=self.history.aligned(self.reader) if self.history else self.reader,
+            reader=self.transfer.aligned(reader) if self.transfer else reader,
             learn=self.snapshots.watching(self._learn) if self.snapshots else self._learn,
             publish=self.publisher.predictions,
             watcher=self.observer,
@@ -291,7 +301,7 @@ class Trainer:
             ranks=self.ranks,
             stopping=self.stopping,
             wait_for_all=self.until_end,
-            boundary=self.snapshots,
+            boundary=self.snapshots or self.transfer,
             marks=self.history.marks if self.history else dict,
         )
 
@@ -315,6 +325,7 @@ class Trainer:
         state = self._spare = self.learner.snapshot(self._spare)
         window = self.window.state()
         seen = self.snapshots.state() if self.snapshots else None
+        touched = self.transfer.state() if self.transfer else None
         self._handed_over = self.observer.handed_over()
 
         def write(directory: Path) -> None:
@@ -322,6 +333,8 @@ class Trainer:
             np.savez(_window_path(directory, self.ranks.rank), **window)  # type: ignore[arg-type]
             if seen is not None:
                 write_seen(seen, directory, self.ranks.rank)
+            if self.transfer:
+                self.transfer.write(touched, directory)
 
         return write
 
