@@ -50,6 +50,8 @@ class Spent:
 
     samples: int
     seconds: float
+    handed_down: int = 0
+    """Bytes of what it left for the levels below."""
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,8 @@ def load_stage(folder: Path) -> Stage | None:
 
 
 def _save(folder: Path, spent: Spent, hand_downs: list[HandDown] | None = None) -> None:
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    spent = replace(spent, handed_down=size)
     about = {"spent": asdict(spent), "hand_downs": [asdict(h) for h in hand_downs or ()]}
     (folder / _STAGE).write_text(json.dumps(about))
 

@@ -143,7 +143,7 @@ def heat_map(matrix: Sequence[Sequence[float]], low: float, high: float) -> str:
                          f'fill="{_shade(share)}"/>')  # fmt: skip
             ink = "#fff" if share > 0.55 else "#222"
             parts.append(f'<text x="{x + cell / 2 - 1}" y="{y + cell / 2 + 3}" '
-                         f'text-anchor="middle" fill="{ink}">{value:.3f}</text>')  # fmt: skip
+                         f'text-anchor="middle" style="fill:{ink}">{value:.3f}</text>')  # fmt: skip
         parts.append(f'<text x="32" y="{24 + i * cell + cell / 2 + 3}" text-anchor="end">'
                      f"{i + 1}</text>")  # fmt: skip
         parts.append(f'<text x="{40 + i * cell + cell / 2}" y="16" text-anchor="middle">'

@@ -38,6 +38,8 @@ def _row(line: Line) -> Row:
         spent = line.spent.get(level)
         row[f"{level}_samples"] = spent.samples if spent else 0
         row[f"{level}_seconds"] = spent.seconds if spent else 0.0
+        if level != "actr":
+            row[f"{level}_bytes"] = spent.handed_down if spent else 0
     return row
 
 
@@ -100,7 +102,7 @@ def text_of(key: str, value: Any) -> str:
         return "–"
     if key.endswith("_seconds"):
         return f"{value:,.0f}"
-    if key.endswith("_samples"):
+    if key.endswith(("_samples", "_bytes")):
         return f"{value:,}"
     if key in ("gap_closed", "copc"):
         return f"{value:.2f}"
