@@ -264,6 +264,7 @@ class Home:
     topics: TopicsConfig
     run_dir: Path
     settings: str = SETTINGS
+    level: str = "actr"
     lives: int = field(default=0, init=False)
     """How many trainers were started here."""
 
@@ -281,11 +282,12 @@ class Home:
 
     @property
     def store(self) -> Path:
-        return self.run_dir / "checkpoints" / "actr"
+        return self.run_dir / "checkpoints" / self.level
 
     def arguments(self, *more: str, until_end: bool = True) -> list[str]:
         return [
-            *("train", "actr", "--config", str(self.config_path), "--run-dir", str(self.run_dir)),
+            *("train", self.level),
+            *("--config", str(self.config_path), "--run-dir", str(self.run_dir)),
             *("--bootstrap-servers", self.kafka.bootstrap_servers),
             *(["--until-end"] if until_end else []),
             *more,
