@@ -1,4 +1,4 @@
-"""`ecdctr demo`: Kafka, market and trainer, each its own process, with a live view."""
+"""`ecdctr demo`: Kafka, market, all levels and the refresher as processes, with a live view."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ Show = Callable[[Snapshot], None]
 )
 @configured(default=DEMO_CONFIG)
 def command(loaded: Loaded[Config], minutes: float, resume: bool) -> None:
-    """Stream a synthetic market through a real Kafka and train A-CTR on its ads, live.
+    """Stream a synthetic market through a real Kafka and train all three levels on it, live.
 
     Ends by itself a minute after the stream at the latest, with a summary; exit status 0
     says that the model beat the floor, 1 that it did not. Kill any of its processes
@@ -82,10 +82,16 @@ class Demo:
         rate = market.days * (market.natural_per_day + market.ads_per_day) / self.seconds
         self.kafka = self._child("kafka", loaded, "kafka")
         self.market = self._child("simulate", loaded, "simulate", f"--rate={rate}", finite=True)
-        # It imports TorchRec while Kafka starts.
+        # They import TorchRec while Kafka starts.
         wait = f"--set=kafka.start_wait_seconds={KAFKA_SECONDS}"
         self.trainer = self._child("train-actr", loaded, "train", "actr", wait)
-        self.children = [self.market, self.trainer, self.kafka]  # in the order of stopping
+        self.others = [
+            self._child("train-cpm", loaded, "train", "cpm", wait),
+            self._child("train-tpm", loaded, "train", "tpm", wait),
+            self._child("refresh", loaded, "refresh", wait),
+        ]
+        # In the order of stopping.
+        self.children = [self.market, self.trainer, *self.others, self.kafka]
 
     def _child(self, name: str, loaded: Loaded[Config], *words: str, finite: bool = False) -> Child:
         log = self.config.run_dir / "logs" / f"{name}.log"
@@ -125,12 +131,13 @@ class Demo:
 
     def _start(self) -> bool:
         if not self.config.kafka.bootstrap_servers:
-            self._say("starting Kafka (43 MB are fetched the first time) and the trainer")
+            self._say("starting Kafka (43 MB are fetched the first time) and the trainers")
             self.kafka.start()
-        self.trainer.start()
+        for child in (self.trainer, *self.others):
+            child.start()
         while not self.stopping.is_set():
             if self._kafka_answers():
-                self._say("starting the market; the trainer imports TorchRec meanwhile")
+                self._say("starting the market; the trainers import TorchRec meanwhile")
                 self.market.start()
                 return True
             self._tend()

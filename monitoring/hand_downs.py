@@ -40,7 +40,8 @@ class HandDowns:
     def effects(self, between: Between) -> tuple[Effect, ...]:
         """Oldest first; the newest one's time after it has still to pass."""
         found = []
-        for begin, end in zip(self._boundaries, [*self._boundaries[1:], 0], strict=True):
+        ends = [*self._boundaries[1:], 0][: len(self._boundaries)]
+        for begin, end in zip(self._boundaries, ends, strict=True):
             effect = self._effects.get(begin)
             if effect is None:
                 effect = self._measure(begin, end, between)

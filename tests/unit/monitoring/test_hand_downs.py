@@ -68,3 +68,9 @@ def test_only_the_newest_are_kept_and_no_gain_is_undefined():
         noted.note(day * DAY)
     assert [e.boundary for e in noted.effects(lambda a, b: 0.5)] == [2 * DAY, 3 * DAY]
     assert math.isnan(mean_gain(())[0])
+
+
+def test_before_the_first_hand_down_there_is_nothing_to_tell():
+    noted = HandDowns()
+    noted.note(0)
+    assert noted.effects(lambda a, b: 0.5) == ()
