@@ -32,6 +32,7 @@ DEMO_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "demo.toml"
 MARKER = ".ecdctr-demo"
 STOP_SECONDS = 30.0
 KAFKA_SECONDS = 120
+OTHERS_SECONDS = 30.0
 LINE_SECONDS = 5.0
 MESSAGE_SECONDS = 15.0
 
@@ -131,13 +132,14 @@ class Demo:
 
     def _start(self) -> bool:
         if not self.config.kafka.bootstrap_servers:
-            self._say("starting Kafka (43 MB are fetched the first time) and the trainers")
+            self._say("starting Kafka (43 MB are fetched the first time) and A-CTR")
             self.kafka.start()
-        for child in (self.trainer, *self.others):
-            child.start()
+        self.trainer.start()
         while not self.stopping.is_set():
             if self._kafka_answers():
-                self._say("starting the market; the trainers import TorchRec meanwhile")
+                self._say(
+                    "starting the market; A-CTR imports TorchRec meanwhile, the others follow"
+                )
                 self.market.start()
                 return True
             self._tend()
@@ -166,11 +168,22 @@ class Demo:
         while not self.stopping.is_set() and time.monotonic() < deadline:
             self._tend()
             observer.follow()
-            show(self._with_children(observer.snapshot(self._current_message())))
+            snapshot = observer.snapshot(self._current_message())
+            self._start_others(snapshot)
+            show(self._with_children(snapshot))
             if self.market.done and self._all_learnt(observer):
                 break
             self.stopping.wait(0.5)
         return not self.stopping.is_set()
+
+    def _start_others(self, snapshot: Snapshot) -> None:
+        """Once A-CTR runs: importing TorchRec side by side would make all of them late."""
+        name, waited = self.trainer.name, time.monotonic() - self.trainer.started_at
+        up = any(p.name == name and p.state == "running" for p in snapshot.processes)
+        if up or waited > OTHERS_SECONDS:
+            for child in self.others:
+                if child.process is None:
+                    child.start()
 
     def _with_children(self, snapshot: Snapshot) -> Snapshot:
         """Children that did not register, or not yet: Kafka, and who still imports."""
