@@ -117,7 +117,12 @@ class Dense(nn.Module):
             history_BK, product_B1 = self.history(batch.history, batch.numeric_BN)
             others, products = [*others, history_BK], [product_B1]
         x_BI, product_BP = dense_inputs(
-            tables, names, torch.cat([*others, padding_BN], 1), self._means(batch), self.pairs, self.dim
+            tables,
+            names,
+            torch.cat([*others, padding_BN], 1),
+            self._means(batch),
+            self.pairs,
+            self.dim,
         )
         first_BU = self.layers[0](x_BI) if len(self.layers) else x_BI
         direct_B = torch.cat([product_BP, *products], 1) @ self.product_weight_P
