@@ -32,6 +32,7 @@ def test_gauc_between_two_times_takes_the_first_and_not_the_last():
     built = series()
     assert built.between(10 * DAY, 11 * DAY) == 0.0
     assert built.between(11 * DAY, 12 * DAY) == 1.0
+    assert math.isnan(built.between(10 * DAY, 10 * DAY + 5))  # the click alone
     assert math.isnan(built.between(12 * DAY, 13 * DAY))
     assert math.isnan(built.between(50 * DAY, 51 * DAY))
 
