@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.nn import functional
 from torchrec.modules.crossnet import LowRankCrossNet
+
+from trainers.products import product, product_added
 
 
 class CrossNet(LowRankCrossNet):
@@ -36,9 +37,8 @@ class _Crosses(torch.autograd.Function):
     ) -> torch.Tensor:
         x_BI, saved = x0_BI, [x0_BI, weight_I, *parameters]
         for w_IR, v_RI, bias_I in _layers(parameters):
-            # A column of ones beside V x, and the bias is one more column of W.
-            low_BR = functional.pad(x_BI @ v_RI.t(), (0, 1), value=1.0)
-            cross_BI = low_BR @ torch.cat([w_IR, bias_I[:, None]], 1).t()
+            low_BR = product(x_BI, v_RI.t())
+            cross_BI = product(low_BR, w_IR.t(), bias_I)
             saved += [x_BI, low_BR, cross_BI]
             x_BI = torch.addcmul(x_BI, x0_BI, cross_BI)
         ctx.save_for_backward(*saved, x_BI)
@@ -59,10 +59,10 @@ class _Crosses(torch.autograd.Function):
                 to_x0_BI = grad_BI * cross_BI
             else:
                 to_x0_BI.addcmul_(grad_BI, cross_BI)
-            to_low_BR = to_cross_BI @ w_IR
-            to_w_IR = to_cross_BI.t() @ low_BR
-            found = [to_w_IR[:, :-1], to_low_BR.t() @ x_BI, to_w_IR[:, -1], *found]
-            grad_BI.addmm_(to_low_BR, v_RI)
+            to_low_BR = product(to_cross_BI, w_IR)
+            to_w_IR = product(low_BR.t(), to_cross_BI).t()
+            found = [to_w_IR, product(to_low_BR.t(), x_BI), to_cross_BI.sum(0), *found]
+            grad_BI = product_added(grad_BI, to_low_BR, v_RI)
         to_x_BI = grad_BI if to_x0_BI is None else grad_BI.add_(to_x0_BI)
         return to_x_BI, last_BI.t() @ to_logit_B, *found
 

@@ -34,6 +34,7 @@ from trainers.crosses import CrossNet
 from trainers.features import ModelBatch
 from trainers.history_attention import HistoryInputs
 from trainers.inputs import Means, dense_inputs
+from trainers.products import Linear
 from trainers.settings import ModelConfig
 
 _ALIGNED = 16
@@ -83,7 +84,7 @@ class Dense(nn.Module):
         # BatchNorm takes a bias out again: its gradient would be rounding noise, which Adam
         # blows up to full steps.
         self.layers = nn.ModuleList(
-            nn.Linear(i, o, bias=not config.batch_norm) for i, o in itertools.pairwise(widths)
+            Linear(i, o, bias=not config.batch_norm) for i, o in itertools.pairwise(widths)
         )
         self.norms = nn.ModuleList(
             _norm(width, config, world_size)
