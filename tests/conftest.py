@@ -1,4 +1,4 @@
-"""Fixtures for every test that talks to a real Kafka."""
+"""Fixtures for every test that talks to a real Kafka, or to trainers' processes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from trainer_support import Nursery
 
 from streaming.connection import KafkaConfig
 from streaming.embedded_kafka import EmbeddedKafka
@@ -24,6 +25,14 @@ def embedded_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedde
 def kafka(embedded_kafka: EmbeddedKafka) -> KafkaConfig:
     """How to reach the session's broker."""
     return embedded_kafka.config
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """Where trainers' processes come from."""
+    nursery = Nursery()
+    yield nursery
+    nursery.close()
 
 
 def unique_topics(partitions: int = 4) -> TopicsConfig:

@@ -28,13 +28,6 @@ from streaming.writer import RecordWriter
 
 
 @pytest.fixture(scope="session")
-def nursery() -> Iterator[Nursery]:
-    nursery = Nursery()
-    yield nursery
-    nursery.close()
-
-
-@pytest.fixture(scope="session")
 def mortal_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
     """A broker that may be killed by those who bring it back."""
     with EmbeddedKafka(tmp_path_factory.mktemp("mortal-kafka")) as broker:

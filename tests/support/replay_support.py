@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,23 @@ MARKET = MarketConfig(
     season_days=4,
 )
 TABLES = {"hidden": [16], "eviction_interval": 4, "ids": {"rows": 256}}
+
+
+class Silent:
+    """Looks on at a replay, and remembers."""
+
+    def __init__(self) -> None:
+        self.advanced = 0
+        self.known: list[tuple[str, bool]] = []
+
+    def began(self, what: str, impressions: int) -> Callable[[int], None]:
+        def advance(count: int) -> None:
+            self.advanced += count
+
+        return advance
+
+    def ended(self, what: str, known: bool) -> None:
+        self.known.append((what, known))
 
 
 def small_log(path: Path) -> Path:

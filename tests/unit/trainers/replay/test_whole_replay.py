@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from replay_support import small_config, small_log, with_other_clicks
+from replay_support import Silent, small_config, small_log, with_other_clicks
 
 import trainers.replay.run
 from config import Config
@@ -20,20 +20,6 @@ from trainers.replay.tables import rows
 
 # Weeks and months are two days here, so that a log of eight days sees several.
 SHORT = (("cpm.window_hours", "48"), ("history.period_hours", "48"))
-
-
-class Silent:
-    def __init__(self) -> None:
-        self.advanced, self.known = 0, []
-
-    def began(self, what, impressions):
-        def advance(count: int) -> None:
-            self.advanced += count
-
-        return advance
-
-    def ended(self, what, known):
-        self.known.append((what, known))
 
 
 def replay(path, out, config: Config | None = None, names=VARIANTS) -> dict[str, Outcome]:
