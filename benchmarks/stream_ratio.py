@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import itertools
 import logging
+import shutil
 import time
 from pathlib import Path
 
@@ -87,6 +88,7 @@ def stream(log: Log, kafka: KafkaConfig, folder: Path, every: int) -> tuple[floa
         trainer = Trainer(config, level("actr", config), kafka, True, stack)
         watch = _Clock(trainer)
         trainer.run()
+    shutil.rmtree(config.run_dir)  # its memory is used again, as a trainer's own next checkpoint's
     return _rate(watch.times, watch.sizes), watch.stalled / (watch.times[-1] - watch.times[0])
 
 

@@ -38,7 +38,10 @@ def to_rows(values: np.ndarray, rows: int) -> np.ndarray:
     A value that is a row number stays itself, so that a small vocabulary has no
     collisions at all; the rest is spread and taken modulo ``rows``.
     """
-    return np.where(values.view(np.uint64) < rows, values, spread(values) % rows)
+    result = values.copy()
+    beyond = np.nonzero(values.view(np.uint64) >= rows)
+    result[beyond] = spread(values[beyond]) % rows
+    return result
 
 
 def gather(spread_ids: np.ndarray) -> np.ndarray:
