@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 FLAVOUR := $(shell if [ -e /proc/driver/nvidia/version ] || command -v nvidia-smi >/dev/null 2>&1; then echo gpu; else echo cpu; fi)
 READY := $(VENV)/.ready-$(FLAVOUR)
+JOBS := 2
 
 .PHONY: help setup demo test lint format bench soak gpu-check requirements clean
 
@@ -21,8 +22,8 @@ $(READY): requirements/$(FLAVOUR).txt pyproject.toml setup.sh
 demo: $(READY) ## Kafka, market and trainer together, with a live view (under 6 minutes)
 	@$(BIN)/ecdctr demo $(ARGS)
 
-test: $(READY) ## All tests but the slow ones, on a real Kafka
-	@$(BIN)/pytest $(ARGS)
+test: $(READY) ## All tests but the slow ones, on a real Kafka, in two processes (JOBS=2)
+	@$(BIN)/pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
 lint: $(READY) ## ruff and mypy
 	@$(BIN)/ruff check .

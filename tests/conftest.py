@@ -14,6 +14,14 @@ from streaming.topic_admin import create_topics
 from streaming.topics import TopicsConfig
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Several processes share the tests by file; those that kill share one Kafka and its log."""
+    for item in items:
+        group = "faults" if "faults" in item.path.parts else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def embedded_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
     """The session's broker. Do not kill it: a test that kills makes a broker of its own."""
