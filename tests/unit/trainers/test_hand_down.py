@@ -115,12 +115,14 @@ def test_several_boundaries_crossed_at_once_are_one_hand_down(tmp_path):
     assert [(h.boundary, h.since) for h in cpm.announced] == [(10_000, 0), (15_000, 0)]
 
 
-def test_the_same_hand_down_made_again_has_the_same_bytes(cpm, tmp_path):
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_same_hand_down_made_again_has_the_same_bytes(whole, tmp_path):
     """As after a crash between a hand-down and the next checkpoint."""
+    cpm = Cpm(tmp_path / "hand-downs", whole).take(*days(10_000, 13))
     files = sorted((tmp_path / "hand-downs").rglob("*"))
     before = {path: path.read_bytes() for path in files if path.is_file()}
     inodes = {path: path.stat().st_ino for path in before}
-    again = Cpm(tmp_path / "hand-downs").take(*days(10_000, 13))
+    again = Cpm(tmp_path / "hand-downs", whole).take(*days(10_000, 13))
     assert again.announced == cpm.announced
     assert {path: path.read_bytes() for path in before} == before
     assert {path: path.stat().st_ino for path in before} == inodes, "left in place for readers"
