@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
-from live_system import LiveSystem, send
+from live_system import LiveSystem, send_log
 from replay_support import Silent, small_config, small_log
 from tests_support import eventually
 from trainer_support import PARTITIONS, Predictions, fresh_topics
@@ -16,7 +15,7 @@ from trainer_support import PARTITIONS, Predictions, fresh_topics
 from config import Config
 from streaming.topic_admin import create_topics
 from trainers.levels import NAMES
-from trainers.replay.log import AD, NATURAL, RecordedLog
+from trainers.replay.log import RecordedLog
 from trainers.replay.plan import VARIANTS, Variant, chosen, with_settings
 from trainers.replay.results import Outcome
 from trainers.replay.run import Replay
@@ -63,12 +62,6 @@ def live(nursery, config, tmp_path):
             return system
 
         yield make
-
-
-def send_log(log: RecordedLog, config: Config, first: int = 0, last: int | None = None) -> None:
-    """The files ``first`` to ``last`` of both domains."""
-    for domain, topic in ((NATURAL, config.topics.natural), (AD, config.topics.ad)):
-        send(islice(log.stretches((domain,)), first, last), topic, config)
 
 
 def replayed(log: RecordedLog, config: Config, variant: Variant, out: Path) -> Outcome:

@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
-import pyarrow as pa
 from refresher_process import Refreshers
 from trainer_support import Home, Life, Nursery, Predictions, predictions_of
 
 from config import Config
 from settings import flatten
 from streaming.import_sinks import TopicSink
+from trainers.replay.log import AD, NATURAL, RecordedLog
 from trainers.replay.plan import levels
 
 SECONDS = 120.0
 """Longest wait for a trainer's end on a machine with much else to do."""
 
 
-def send(stretches: Iterable[pa.RecordBatch], topic: str, config: Config) -> None:
-    """Write impressions to ``topic`` in the records of `ecdctr import --to-kafka`."""
-    sink = TopicSink(config.kafka, topic, config.impressions, append=True)
-    for rows in stretches:
-        sink.write(rows)
-    sink.finish()
+def send_log(log: RecordedLog, config: Config, first: int = 0, last: int | None = None) -> None:
+    """Write the files ``first`` to before ``last`` of both domains to their topics, in the
+    records of `ecdctr import --to-kafka`."""
+    for domain, topic in ((NATURAL, config.topics.natural), (AD, config.topics.ad)):
+        sink = TopicSink(config.kafka, topic, log.schema, append=True)
+        for rows in islice(log.stretches((domain,)), first, last):
+            sink.write(rows)
+        sink.finish()
 
 
 @dataclass

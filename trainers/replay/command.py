@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from config import Config, configured
 from errors import UserError
 from settings import Loaded
 from streaming.market import DAY_MS
+from streaming.truth import truth_dir
 from trainers.replay.figures import Figures, figures
 from trainers.replay.log import RecordedLog, true_probabilities
 from trainers.replay.plan import VARIANTS, Variant, chosen
@@ -22,10 +24,17 @@ from trainers.replay.report import write_report
 from trainers.replay.results import Outcome, require_same_ads
 from trainers.replay.tables import pair_rows, rows, terminal, text_of
 
+_TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ"])
+
 
 @click.command("replay")
 @configured
-@click.argument("log", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument(
+    "log", required=False, type=click.Path(path_type=Path, exists=True, file_okay=False)
+)
+@click.option("--from-kafka", is_flag=True, help="Replay what the topics hold, instead of LOG.")
+@click.option("--since", type=_TIME, help="With --from-kafka: event time to begin at, UTC.")
+@click.option("--until", type=_TIME, help="With --from-kafka: event time to end before, UTC.")
 @click.option(
     "--variants",
     default=",".join(name for name in VARIANTS if not name.startswith("full-")),
@@ -53,7 +62,10 @@ from trainers.replay.tables import pair_rows, rows, terminal, text_of
 )
 def command(
     loaded: Loaded[Config],
-    log: Path,
+    log: Path | None,
+    from_kafka: bool,
+    since: datetime | None,
+    until: datetime | None,
     variants: str,
     sweep: tuple[str, ...],
     jobs: int,
@@ -61,10 +73,13 @@ def command(
 ) -> None:
     """Run LOG, a folder of Parquet files, through all levels, variant by variant.
 
-    LOG is what `ecdctr simulate --out` or `ecdctr import --out` wrote. Every variant
+    LOG is what `ecdctr simulate --out` or `ecdctr import --out` wrote; --from-kafka takes
+    what the live topics hold, in the order in which live trainers read it. Every variant
     predicts the same ad impressions, each before learning it. What an earlier run finished
     in --out is not done again.
     """
+    if (log is None) != from_kafka or (not from_kafka and (since or until)):
+        raise UserError("replay what? Either LOG, or --from-kafka with --since and --until")
     names = [name.strip() for name in variants.split(",") if name.strip()]
     if not names:
         raise UserError(f"--variants: which? There are {', '.join(VARIANTS)}")
@@ -76,8 +91,11 @@ def command(
     from trainers.replay.run import Replay
 
     config = loaded.config
-    recorded = RecordedLog(log, config.impressions)
     folder = out or config.run_dir / "replay"
+    if log is None:
+        recorded = _from_kafka(config, since, until, folder)
+    else:
+        recorded = RecordedLog(log, config.impressions)
     with Bars() as bars:
         replay = Replay(recorded, config, folder, bars)
         if jobs > 1:
@@ -86,6 +104,23 @@ def command(
     found = judge(outcomes, recorded, config)
     path = write_report(found, _about(recorded), _explained(plan), folder)
     _print(found, path)
+
+
+def _from_kafka(
+    config: Config, since: datetime | None, until: datetime | None, folder: Path
+) -> RecordedLog:
+    from trainers.replay.recording import Range, record
+
+    given = {"since": since, "until": until}
+    wanted = Range(**{name: _ms(time) for name, time in given.items() if time is not None})
+    if wanted.since >= wanted.until:
+        raise UserError("--since must lie before --until")
+    path = record(config, wanted, folder / "logs", lambda line: click.echo(line, err=True))
+    return RecordedLog(path, config.impressions, truth_dir(config.run_dir))
+
+
+def _ms(time: datetime) -> int:
+    return round(time.replace(tzinfo=UTC).timestamp() * 1_000)
 
 
 def judge(outcomes: dict[str, Outcome], log: RecordedLog, config: Config) -> Figures:

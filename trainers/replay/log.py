@@ -2,14 +2,17 @@
 
     LOG/natural/*.parquet, LOG/ad/*.parquet    impressions by event time, a file a stretch
     LOG/truth/*.npy                            true click probabilities, of a market only
+    LOG/recorded.json                          only where `trainers.replay.recording` wrote it
 
 Rows come as the live reader would deliver them: put into the records that the importer
 sends to a topic, merged over partitions and cut into batches by `streaming.interleave`.
-With one partition that is the order of event time, and nothing is late.
+With one partition that is the order of event time, and nothing is late. What was recorded
+from topics is in the order that the live reader gave it, and keeps it.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +31,11 @@ NATURAL, AD = "natural", "ad"
 DOMAIN = "domain"
 """Column that says where an impression is from, for models that ask: position in DOMAINS."""
 DOMAINS = (NATURAL, AD)
+RECORDED = "recorded.json"
+"""In a log that was recorded from topics: what it holds."""
+
+_Timed = tuple[pa.RecordBatch, np.ndarray]
+"""Rows, and for each the greatest event time [N] up to it, ms."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +50,14 @@ class Span:
 class RecordedLog:
     """The impressions of both domains of the folder ``path``.
 
+    Args:
+        truth: folder of the true click probabilities; default: the log's own, if it has one.
+
     Raises:
         UserError: there are no ad impressions in it.
     """
 
-    def __init__(self, path: Path, schema: ImpressionSchema) -> None:
+    def __init__(self, path: Path, schema: ImpressionSchema, truth: Path | None = None) -> None:
         self.path, self.schema = path, schema
         self._files = {domain: sorted((path / domain).glob("*.parquet")) for domain in DOMAINS}
         if not self._files[AD]:
@@ -54,8 +65,9 @@ class RecordedLog:
                 f"{path} holds no ad impressions (ad/*.parquet): make one with 'ecdctr simulate "
                 "--out' or 'ecdctr import --out'"
             )
-        self.spans = {domain: self._span(domain) for domain in DOMAINS}
-        truth = truth_dir(path)
+        self._recorded = (path / RECORDED).exists()
+        self.spans = _spans_of(path) if self._recorded else self._spans()
+        truth = truth or truth_dir(path)
         self.truth = Truth(truth) if truth.exists() else None
 
     @property
@@ -80,9 +92,14 @@ class RecordedLog:
     def batches(self, domains: tuple[str, ...], size: int, partitions: int = 1) -> Iterator[Batch]:
         """Batches of ``size`` impressions in the log's order; the last may be shorter.
 
+        Args:
+            partitions: of the topic that the log stands for; what was recorded from one has
+                its order already.
+
         Raises:
             UserError: a file cannot be read, has other columns, or goes back in event time.
         """
+        partitions = 1 if self._recorded else partitions
         order = Interleaver(range(partitions), size)
         offsets = [0] * partitions
         for rows in self.stretches(domains):
@@ -96,9 +113,8 @@ class RecordedLog:
         yield from iter(lambda: order.take(last=True), None)
 
     def stretches(self, domains: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
-        """Rows by event time, natural ones first where it is the same.
-
-        Those of several domains have the column `domain`.
+        """Rows in the log's order; several domains merged by event time, natural ones first
+        where it is the same, with the column `domain`.
         """
         if len(domains) == 1:
             return self._of_domain(domains[0])
@@ -112,10 +128,14 @@ class RecordedLog:
             if not len(rows):
                 continue
             time_N = rows.column(EVENT_TIME).to_numpy()
-            if time_N[0] < newest or (np.diff(time_N) < 0).any():
+            backwards = time_N[0] < newest or (np.diff(time_N) < 0).any()
+            if backwards and not self._recorded:
                 raise UserError(f"{path} goes back in event time: 'ecdctr import' sorts a log")
             newest = int(time_N[-1])
             yield rows
+
+    def _spans(self) -> dict[str, Span]:
+        return {domain: self._span(domain) for domain in DOMAINS}
 
     def _span(self, domain: str) -> Span:
         files = [file for file in self._files[domain] if _rows_in(file)]
@@ -133,28 +153,42 @@ def true_probabilities(log: RecordedLog, impression_id_N: np.ndarray) -> np.ndar
     return None if np.isnan(found_N).any() else found_N
 
 
+def _spans_of(path: Path) -> dict[str, Span]:
+    try:
+        spans = json.loads((path / RECORDED).read_text())["spans"]
+        return {domain: Span(**spans[domain]) for domain in DOMAINS}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"cannot read {path / RECORDED}: {error}") from None
+
+
 def merged(streams: list[Iterator[pa.RecordBatch]]) -> Iterator[pa.RecordBatch]:
-    """One stream by event time of several that are so; an earlier stream goes first in a tie."""
-    held = [next(stream, None) for stream in streams]
-    while any(rows is not None for rows in held):
+    """One stream by event time of several; an earlier stream goes first in a tie.
+
+    What is late in its stream stays behind what it came after.
+    """
+    timed = [_timed(stream) for stream in streams]
+    held = [next(stream, None) for stream in timed]
+    while any(part is not None for part in held):
         # Whatever comes next from a stream is not before the end of what is held of it.
-        until = min(_last_time(rows) for rows in held if rows is not None)
-        parts = []
-        for i, rows in enumerate(held):
-            if rows is None:
+        until = min(int(time_N[-1]) for _, time_N in filter(None, held))
+        parts: list[_Timed] = []
+        for i, part in enumerate(held):
+            if part is None:
                 continue
-            cut = int(np.searchsorted(rows.column(EVENT_TIME).to_numpy(), until, side="left"))
-            if _last_time(rows) == until:
-                cut = len(rows)
-            parts.append(rows.slice(0, cut))
-            held[i] = rows.slice(cut) if cut < len(rows) else next(streams[i], None)
-        together = pa.concat_batches(parts)
-        order = np.argsort(together.column(EVENT_TIME).to_numpy(), kind="stable")
-        yield together.take(pa.array(order))
+            rows, time_N = part
+            cut = len(rows) if time_N[-1] == until else int(np.searchsorted(time_N, until))
+            parts.append((rows.slice(0, cut), time_N[:cut]))
+            held[i] = (rows.slice(cut), time_N[cut:]) if cut < len(rows) else next(timed[i], None)
+        order = np.argsort(np.concatenate([time_N for _, time_N in parts]), kind="stable")
+        yield pa.concat_batches([rows for rows, _ in parts]).take(pa.array(order))
 
 
-def _last_time(rows: pa.RecordBatch) -> int:
-    return int(rows.column(EVENT_TIME)[-1].as_py())
+def _timed(stream: Iterator[pa.RecordBatch]) -> Iterator[_Timed]:
+    newest = 0
+    for rows in stream:
+        time_N = np.maximum.accumulate(rows.column(EVENT_TIME).to_numpy()).clip(newest)
+        newest = int(time_N[-1])
+        yield rows, time_N
 
 
 def _marked(stream: Iterator[pa.RecordBatch], domain: int) -> Iterator[pa.RecordBatch]:

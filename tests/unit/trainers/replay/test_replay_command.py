@@ -52,6 +52,8 @@ def test_a_report_is_written_and_the_table_printed(path, tmp_path):
         (["--variants= ,"], "--variants: which?"),
         (["--sweep=history.period=1"], "did you mean history.periods"),
         (["--sweep=history.periods=0"], "history.periods=0"),
+        (["--from-kafka"], "Either LOG, or --from-kafka"),
+        (["--since=2025-01-02"], "Either LOG, or --from-kafka"),
     ],
 )
 def test_refusals_are_one_line(path, tmp_path, arguments, message):
