@@ -5,6 +5,9 @@ Legend: V models, N impressions, U users with a click and a non-click, R resampl
 
 from __future__ import annotations
 
+import math
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +29,25 @@ class Difference:
     def clear(self) -> bool:
         """The interval does not hold 0."""
         return self.interval.low > 0 or self.interval.high < 0
+
+
+_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom."""
+
+
+def mean_with_interval(values: Sequence[float]) -> Difference:
+    """The mean of independent differences, such as one a seed, and its 95 % interval.
+
+    Student's t; for more than ten values that of ten, which is a little too wide. Fewer than
+    two give no interval.
+    """
+    count = len(values)
+    mean = sum(values) / count if count else NAN
+    if count < 2:
+        return Difference(mean, Interval(NAN, NAN))
+    t = _STUDENT[min(count - 2, len(_STUDENT) - 1)]
+    half = t * statistics.stdev(values) / math.sqrt(count)
+    return Difference(mean, Interval(mean - half, mean + half))
 
 
 def gauc_differences(

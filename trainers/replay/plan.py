@@ -42,7 +42,21 @@ class Variant:
         Raises:
             UserError: a setting is unknown or does not fit.
         """
-        return with_settings(config, self.settings)
+        return with_settings(config, (*_rates(config, self.name), *self.settings))
+
+
+def _rates(config: Config, name: str) -> Overrides:
+    """A-CTR's learning rates of the variant ``name``, which may be one of a sweep."""
+    for other in config.replay.rates:
+        if other not in VARIANTS:
+            raise UserError(f"replay.rates.{other}: no such variant; there are {_names()}")
+    own = config.replay.rates.get(name.split(" ")[0])
+    given = {} if own is None else own.model_dump(exclude_unset=True)
+    return tuple((f"actr.optimizer.{rate}", str(value)) for rate, value in given.items())
+
+
+def _names() -> str:
+    return ", ".join(VARIANTS)
 
 
 def levels(config: Config) -> tuple[str, ...]:
@@ -96,15 +110,15 @@ FROM_SCRATCH: Overrides = (
     ("cpm.mode", "scratch"),
     ("cpm.window_hours", "168"),
 )
-DAILY: Overrides = (
+CHANGES: Overrides = (
     ("actr.transfer", "delta"),
     ("cpm.mode", "continuous"),
-    ("cpm.hand_down_hours", "24"),
+    ("cpm.hand_down_hours", "6"),
 )
 
 
 def _of_three(aggregation: str) -> Overrides:
-    return (*DAILY, *WEEKLY, ("history.periods", "3"), ("history.aggregation", aggregation))
+    return (*CHANGES, *WEEKLY, ("history.periods", "3"), ("history.aggregation", aggregation))
 
 
 VARIANTS: dict[str, Variant] = {
@@ -127,13 +141,15 @@ VARIANTS: dict[str, Variant] = {
             (*FROM_SCRATCH, *MONTHLY, ("actr.transfer_resets_batch_norm", "false")),
         ),
         Variant("published", "history every month, CPM every week", (*FROM_SCRATCH, *MONTHLY)),
-        Variant("full", "CPM's changes every day, the newest week's history", (*DAILY, *NEWEST)),
+        Variant(
+            "full", "CPM's changes every six hours, the newest week's history", (*CHANGES, *NEWEST)
+        ),
         Variant("full-mean", "as full, the mean of three weeks", _of_three("mean")),
         Variant("full-recency", "as full, three weeks by recency", _of_three("recency")),
         Variant("full-attention", "as full, attention over three weeks", _of_three("attention")),
     )
 }
-"""By name; `full` is our best, and its cadences are those that did best in a prototype."""
+"""By name; `full` is our best of those tried (docs/comparison.md)."""
 
 
 def chosen(names: Iterable[str], sweep: Iterable[str] = ()) -> tuple[Variant, ...]:
@@ -148,7 +164,7 @@ def chosen(names: Iterable[str], sweep: Iterable[str] = ()) -> tuple[Variant, ..
     found = []
     for name in dict.fromkeys(names):
         if name not in VARIANTS:
-            raise UserError(f"no variant '{name}'; there are {', '.join(VARIANTS)}")
+            raise UserError(f"no variant '{name}'; there are {_names()}")
         found.append(VARIANTS[name])
     axes = [_axis(item) for item in sweep]
     if not axes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from settings import Section
+from trainers.settings import OptimizerConfig
 
 
 class ReplayConfig(Section):
@@ -20,6 +21,9 @@ class ReplayConfig(Section):
     """Partitions of the topic that the log stands for; with 1 nothing is late."""
     relearn: bool = True
     """After every whole model from CPM, A-CTR learns the ads of CPM's last window again."""
+    rates: dict[str, OptimizerConfig] = Field(default_factory=dict)
+    """A-CTR's learning rates by variant, where they are not `actr.optimizer`'s: one that is
+    handed knowledge down has its own best ones."""
     resamples: int = Field(1_000, ge=100, le=100_000)
     """Draws of users for the interval of a difference."""
     seed: int = Field(0, ge=0, lt=2**63)

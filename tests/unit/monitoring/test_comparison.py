@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from monitoring.comparison import gauc_differences
+from monitoring.comparison import gauc_differences, mean_with_interval
 from monitoring.metrics import forgetting, gauc
 
 RNG = np.random.default_rng(5)
@@ -68,3 +68,17 @@ def test_forgetting_leaves_out_what_is_not_known_and_what_lies_ahead():
     assert np.isnan(nothing.backward_transfer) and np.isnan(nothing.forgetting)
     with pytest.raises(ValueError, match="square"):
         forgetting([[0.5, 0.6]])
+
+
+def test_the_interval_of_a_mean_is_students():
+    """Five values against the textbook: mean 3, deviation sqrt(2.5), t = 2.776."""
+    found = mean_with_interval([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert found.difference == 3.0
+    assert found.interval.low == pytest.approx(3 - 2.776 * 0.5**0.5, abs=1e-9)
+    assert found.interval.high == pytest.approx(3 + 2.776 * 0.5**0.5, abs=1e-9)
+    assert found.clear and not mean_with_interval([-1.0, 2.0]).clear
+
+
+def test_one_value_has_a_mean_and_no_interval():
+    found = mean_with_interval([0.5])
+    assert found.difference == 0.5 and np.isnan(found.interval.low) and not found.clear

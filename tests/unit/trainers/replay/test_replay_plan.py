@@ -52,6 +52,28 @@ def test_a_sweep_gives_every_combination():
     assert (config.history.periods, config.actr.batch_size) == (3, 64)
 
 
+def test_a_variant_has_learning_rates_of_its_own_below_what_is_swept():
+    rates = {"full": {"table_learning_rate": 0.01}}
+    config = Config.model_validate({"replay": {"rates": rates}})
+    others = Config().actr.optimizer
+    assert VARIANTS["joint"].applied(config).actr.optimizer == others
+    full = VARIANTS["full"].applied(config)
+    assert full.actr.optimizer.table_learning_rate == 0.01
+    assert full.actr.optimizer.dense_learning_rate == others.dense_learning_rate
+    assert full.cpm.optimizer == Config().cpm.optimizer
+    key = "actr.optimizer.table_learning_rate"
+    (swept, _) = chosen(["full"], [f"{key}=0.5,0.6"])
+    assert swept.applied(config).actr.optimizer.table_learning_rate == 0.5
+    (periods,) = chosen(["full"], ["history.periods=2"])
+    assert periods.applied(config).actr.optimizer.table_learning_rate == 0.01
+
+
+def test_learning_rates_of_a_variant_that_does_not_exist_are_refused():
+    config = Config.model_validate({"replay": {"rates": {"fall": {"table_learning_rate": 0.01}}}})
+    with pytest.raises(UserError, match=r"replay.rates.fall: no such variant; there are ads-only"):
+        VARIANTS["full"].applied(config)
+
+
 @pytest.mark.parametrize(
     ("sweep", "message"),
     [
