@@ -64,7 +64,7 @@ def tune(config: Config, logs: list[tuple[str, str]], names: Sequence[str], out:
     found: dict[str, dict[tuple[str, str], list[float]]] = {name: {} for name in names}
     for market, seed in logs:
         for name in names:  # one at a time: what is judged together is held in memory together
-            tries = dict(_grid(VARIANTS[name]))
+            tries = dict(tries_of(VARIANTS[name]))
             figures = run(config, market, seed, tuple(tries.values()), out)
             for point, line in zip(tries, figures.lines, strict=True):
                 found[name].setdefault(point, []).append(line.gauc)
@@ -79,7 +79,8 @@ def tune(config: Config, logs: list[tuple[str, str]], names: Sequence[str], out:
         print(f"dense_learning_rate = {dense}", flush=True)
 
 
-def _grid(variant: Variant) -> Iterator[tuple[tuple[str, str], Variant]]:
+def tries_of(variant: Variant) -> Iterator[tuple[tuple[str, str], Variant]]:
+    """The rates, of tables and of dense weights, and ``variant`` with them."""
     for table, dense in itertools.product(TABLE_RATES, DENSE_RATES):
         rates = (
             ("actr.optimizer.table_learning_rate", table),

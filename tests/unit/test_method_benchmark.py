@@ -1,0 +1,39 @@
+"""The pure part of the method's benchmark: the tries of a variant, and the table over seeds."""
+
+from types import SimpleNamespace
+
+from benchmarks.method import DENSE_RATES, TABLE_RATES, rows, tries_of
+from config import Config
+from trainers.replay.plan import VARIANTS
+
+
+def test_every_variant_gets_the_same_tries_and_keeps_what_it_is_named_for():
+    for name in ("full", "joint"):
+        tries = dict(tries_of(VARIANTS[name]))
+        assert len(tries) == len(TABLE_RATES) * len(DENSE_RATES)
+        for (table, dense), variant in tries.items():
+            config = variant.applied(Config())
+            rates = config.actr.optimizer
+            assert (rates.table_learning_rate, rates.dense_learning_rate) == (
+                float(table),
+                float(dense),
+            )
+            assert config.actr.transfer == VARIANTS[name].applied(Config()).actr.transfer
+            assert config.cpm.optimizer == Config().cpm.optimizer
+
+
+def seed_of(full, joint):
+    def line(name, gauc):
+        spent = {"actr": SimpleNamespace(samples=1_000)}
+        return SimpleNamespace(name=name, gauc=gauc, gap_closed=0.5, copc=1.0, spent=spent)
+
+    lines = [line("joint", joint), line("full", full)]
+    return SimpleNamespace(ceiling=0.9, lines=lines)
+
+
+def test_the_table_has_means_and_paired_differences_over_seeds():
+    found = dict(rows([seed_of(0.80, 0.79), seed_of(0.70, 0.69), seed_of(0.60, 0.59)]))
+    assert found["full"].startswith("0.7000 (0.800 0.700 0.600)")
+    assert "above" not in found["full"]
+    # Seeds differ by far more than variants do: the difference is taken seed by seed.
+    assert "full is above by +0.0100 (+0.0100 to +0.0100)" in found["joint"]
