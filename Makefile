@@ -8,7 +8,7 @@ FLAVOUR := $(shell if [ -e /proc/driver/nvidia/version ] || command -v nvidia-sm
 READY := $(VENV)/.ready-$(FLAVOUR)
 JOBS := 2
 
-.PHONY: help setup demo test lint format bench soak gpu-check requirements clean
+.PHONY: help setup demo test lint format fire bench soak gpu-check requirements clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -33,6 +33,9 @@ lint: $(READY) ## ruff and mypy
 format: $(READY) ## Let ruff put the code in shape
 	@$(BIN)/ruff check --fix -q .
 	@$(BIN)/ruff format -q .
+
+fire: $(READY) ## Twenty whole runs in which every process is killed again and again
+	@$(BIN)/pytest -m slow $(ARGS)
 
 bench: $(READY) ## Every figure that README gives (about 15 minutes)
 	@$(BIN)/python -m benchmarks $(ARGS)
