@@ -11,6 +11,7 @@ SCRIPTS = (
     "stream_ratio",
     "history_lookup",
     "history_cost",
+    "hand_down",
     "replay_speed",
     "market_learnability",
 )
