@@ -31,7 +31,8 @@ class HistoryConfig(Section):
     refresh_seconds: float = Field(60.0, gt=0)
     """Wall-clock time between two rounds of refreshing and expiring, seconds."""
     align: bool = False
-    """Rotate each period's vectors onto those of the period before (orthogonal Procrustes)."""
+    """Rotate each period's vectors onto those of the period before (orthogonal Procrustes); so
+    far in a replay only, live they stay as TPM made them."""
 
     @property
     def aggregated(self) -> bool:

@@ -27,6 +27,10 @@ class HistoryTelemetry(_Telemetry):
         self._waiting = self._counter(
             "history_wait_seconds_total", "Time that batches were held back for their history."
         )
+        self._outrun = self._counter(
+            "history_outrun_total",
+            "Look-ups for which an older vector may have been due than any that is kept.",
+        )
 
     def known(self, share_by_kind: Mapping[str, float]) -> None:
         """Shares from 0 to 1; NaN where nothing was predicted."""
@@ -40,3 +44,6 @@ class HistoryTelemetry(_Telemetry):
 
     def waited(self, seconds: float) -> None:
         self._waiting.inc(seconds)
+
+    def outrun(self, look_ups: int) -> None:
+        self._outrun.inc(look_ups)

@@ -75,6 +75,7 @@ class HistoryFeed:
         self._next_measure = 0.0
         self._held_at: float | None = None  # since when a batch has been held back
         self._told = False
+        self._outrun = 0  # look-ups that came too late for what is kept, so far
 
     # -- waiting ----------------------------------------------------------------------
 
@@ -126,12 +127,23 @@ class HistoryFeed:
         """``batch``, made of ``rows``, with its history; ask as late as possible."""
         batch = attach(batch, rows, self._follower.store, self._schema)
         self._coverage.add(batch)
+        self._note_outrun()
         if rows.num_rows and time.monotonic() >= self._next_measure:
             self._next_measure = time.monotonic() + MEASURE_SECONDS
             self._telemetry.known(self._coverage.take())
             newest = pc.max(rows.column(EVENT_TIME)).as_py()
             self._telemetry.age(newest, self._follower.store.complete_period_end)
         return batch
+
+    def _note_outrun(self) -> None:
+        outrun = self._follower.store.outrun
+        if outrun and not self._outrun:
+            log.warning(
+                "some historical embeddings that were due are not kept any more: TPM is too far "
+                "ahead; raise history.versions, or predictions depend on how far"
+            )
+        self._telemetry.outrun(outrun - self._outrun)
+        self._outrun = outrun
 
     def marks(self) -> dict[str, int]:
         """What a checkpoint taken now says of the history."""

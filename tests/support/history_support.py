@@ -33,9 +33,9 @@ def window_of(kind: str, bucket: int, config: HistoryConfig, *ends: int) -> Wind
     return publish(window, config)
 
 
-def small_store(aggregation: str = "attention") -> HistoryStore:
+def small_store(aggregation: str = "attention", versions: int = 2) -> HistoryStore:
     """Of both periods."""
-    config = HistoryConfig(periods=2, aggregation=aggregation, buckets=2)
+    config = HistoryConfig(periods=2, aggregation=aggregation, buckets=2, versions=versions)
     made = HistoryStore.of(config, DIM)
     for kind in KINDS:
         for bucket in range(config.buckets):

@@ -100,6 +100,22 @@ def test_batches_get_their_history_and_it_is_measured(registry):
     assert age == pytest.approx((newest_ms - LATE) / 1000)
 
 
+def test_what_is_looked_up_too_late_is_told_once_and_counted(registry, caplog):
+    made = feed(registry, Followed(small_store(versions=1)))
+
+    def look_up(ids) -> float:
+        rows = impressions(ids)
+        made.attach(to_model_batch(rows, SCHEMA, MODEL), rows)
+        return registry.get_sample_value("ecdctr_history_outrun_total", OWN)
+
+    assert look_up(range(20, 24)) == 0, "both periods are due, and kept"
+    assert "history.versions" not in caplog.text
+    # Of users 5 to 8 and items 5 to 8 one period before may have been due besides the late one.
+    assert look_up(range(5, 9)) == 8
+    assert look_up([5]) == 10
+    assert caplog.text.count("raise history.versions") == 1
+
+
 def test_an_empty_batch_is_attached_and_not_measured(registry):
     made = feed(registry, Followed())
     rows = SCHEMA.empty()
