@@ -300,7 +300,7 @@ class Trainer:
             progress=self.progress,
             ranks=self.ranks,
             stopping=self.stopping,
-            wait_for_all=self.until_end,
+            wait_for_all=self.until_end and self.ranks.size > 1,  # one rank stays awake
             boundary=self.snapshots or self.transfer,
             marks=self.history.marks if self.history else dict,
         )

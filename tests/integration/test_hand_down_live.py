@@ -189,7 +189,7 @@ def test_a_ctr_that_is_killed_takes_nothing_over_twice(run, make_home):
     assert not actr.steps() and len(times(told(actr), TAKEN_OVER)) == 1
     # Now a checkpoint says it, of the batches between two hand-downs.
     held.release(2)
-    life = actr.live(*every(1), until_end=False)  # waits with everything saved
+    life = actr.live(*every(1))
     wait_until(lambda: waits_for(actr, BOUNDARIES[3]), 60, "the third hand-down")
     last = run.computed.taken[BOUNDARIES[3]]
     wait_until(lambda: actr.newest_step() == last, 60, "a checkpoint of the last batch before it")
