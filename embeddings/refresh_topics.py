@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka.errors import KafkaError
 
 from embeddings.refresh_worker import changelog_topic, refresh_topic
 from errors import UserError
 from streaming.connection import KafkaConfig
 from streaming.kafka_clients import admin, one_line
-from streaming.topic_admin import create_topics
+from streaming.topic_admin import create_missing, create_topics
 from streaming.topics import TopicsConfig
 
 _OWN_SETTINGS = {
@@ -30,19 +30,7 @@ def prepare_topics(kafka: KafkaConfig, topics: TopicsConfig, app_id: str) -> int
     with contextlib.closing(admin(kafka)) as client:
         try:
             partitions = _partitions(client, [topics.snapshots])[topics.snapshots]
-            missing = sorted(own.keys() - set(client.list_topics()))
-            if missing:
-                made = {
-                    name: {
-                        "num_partitions": partitions,
-                        "replication_factor": topics.replication,
-                        "configs": own[name],
-                    }
-                    for name in missing
-                }
-                with contextlib.suppress(TopicAlreadyExistsError):
-                    client.create_topics(made)
-                client.wait_for_topics(missing)
+            create_missing(client, own, partitions, topics.replication)
             counts = _partitions(client, [topics.snapshots, topics.historical, *own])
         except KafkaError as error:
             raise UserError(

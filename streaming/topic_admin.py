@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from kafka import KafkaAdminClient
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from errors import UserError
@@ -14,12 +15,13 @@ from streaming.topics import TopicsConfig
 
 LEVELS = ("tpm", "cpm", "actr")
 
+Settings = dict[str, str]
+"""Kafka's own, of one topic."""
+
 _HOUR_MS = 3_600_000
 
 
-def topic_settings(
-    topics: TopicsConfig, levels: Sequence[str] = LEVELS
-) -> dict[str, dict[str, str]]:
+def topic_settings(topics: TopicsConfig, levels: Sequence[str] = LEVELS) -> dict[str, Settings]:
     """Every topic's name with its Kafka settings."""
     kept_for_a_time = {
         "cleanup.policy": "delete",
@@ -55,25 +57,36 @@ def create_topics(
     wanted = topic_settings(topics, levels)
     with contextlib.closing(admin(kafka)) as client:
         try:
-            missing = sorted(wanted.keys() - set(client.list_topics()))
-            if missing:
-                new = {
-                    name: {
-                        "num_partitions": topics.partitions,
-                        "replication_factor": topics.replication,
-                        "configs": wanted[name],
-                    }
-                    for name in missing
-                }
-                # Two processes may start at once: what the other created is fine.
-                with contextlib.suppress(TopicAlreadyExistsError):
-                    client.create_topics(new)
-                client.wait_for_topics(missing)
+            return create_missing(client, wanted, topics.partitions, topics.replication)
         except KafkaError as error:
             raise UserError(
                 f"Kafka at {kafka.bootstrap_servers} does not create the topics "
                 f"{', '.join(sorted(wanted))}: {one_line(error)}"
             ) from error
+
+
+def create_missing(
+    client: KafkaAdminClient, wanted: Mapping[str, Settings], partitions: int, replication: int
+) -> list[str]:
+    """Create those of the ``wanted`` topics that are not there, and wait for them; their names.
+
+    Raises:
+        KafkaError: Kafka refuses, or is away.
+    """
+    missing = sorted(wanted.keys() - set(client.list_topics()))
+    if missing:
+        new = {
+            name: {
+                "num_partitions": partitions,
+                "replication_factor": replication,
+                "configs": wanted[name],
+            }
+            for name in missing
+        }
+        # Two processes may start at once: what the other created is fine.
+        with contextlib.suppress(TopicAlreadyExistsError):
+            client.create_topics(new)
+        client.wait_for_topics(missing)
     return missing
 
 
