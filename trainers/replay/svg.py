@@ -112,6 +112,21 @@ def over_time(
     return frame.svg()
 
 
+def over_steps(labels: Sequence[str], curves: dict[str, Sequence[float]], of: str) -> str:
+    """A line for each of ``curves`` over equally spaced, named steps; a picture by itself."""
+    values = [v for curve in curves.values() for v in curve if not math.isnan(v)]
+    margin = 0.05 * (max(values) - min(values)) or 0.01
+    frame = _Frame((0, len(labels) - 1), (min(values) - margin, max(values) + margin))
+    frame.grid(ticks(*frame.y), list(enumerate(labels)))
+    for i, (name, curve) in enumerate(curves.items()):
+        frame.path(list(enumerate(curve)), colour(i), name)
+        frame.text(_LEFT + 8, _TOP + 14 + 16 * i, f"{name}: {of}")
+        frame.parts[-1] = frame.parts[-1].replace("<text", f'<text style="fill:{colour(i)}"', 1)
+    alone = 'xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" font-size="11"'
+    style = "<style>.grid { stroke: #ddd } text { fill: #444 }</style>"
+    return frame.svg().replace("<svg", f"<svg {alone}", 1).replace(">", f">\n{style}", 1)
+
+
 def _day(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%d %b %Y")
 
