@@ -89,7 +89,7 @@ class Demo:
         self.others = [
             self._child("train-cpm", loaded, "train", "cpm", wait),
             self._child("train-tpm", loaded, "train", "tpm", wait),
-            self._child("refresh", loaded, "refresh", wait),
+            self._child("refresher", loaded, "refresh", wait),
         ]
         # In the order of stopping.
         self.children = [self.market, self.trainer, *self.others, self.kafka]
