@@ -92,6 +92,11 @@ class LogReader:
         return self._shared.counts
 
     @property
+    def started_at(self) -> Positions | None:
+        """Where reading began; None: that is not known before the first batch."""
+        return self._shared.started_at
+
+    @property
     def finished(self) -> bool:
         """Bounded reading is over: every batch was delivered."""
         return self._shared.ended and not self._shared.batches

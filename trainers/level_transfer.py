@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from config import Config
 from monitoring.hand_down_telemetry import HandDownTelemetry
 from streaming.connection import KafkaConfig
-from streaming.impressions import Batch
+from streaming.impressions import Batch, Positions
 from streaming.log_gap import instant
+from streaming.reader import LogReader
 from streaming.writer import RecordWriter
 from trainers.alignment import AlignedReader
 from trainers.checkpoint import Progress
 from trainers.delta import DeltaTracker
+from trainers.features import ModelBatch
 from trainers.hand_down import HANDED, HandDown, HandDowns, HandDownStore
 from trainers.hand_down_topic import Announcer, Follower
+from trainers.last_window import Before, LastWindow, read_window, write_window
 from trainers.learner import Learner
 from trainers.levels import Level
 from trainers.loop import Boundary, Reader
 from trainers.ranks import Ranks
+from trainers.relearning import Relearning
+from trainers.saver import Write
 from trainers.take_over import Announced, TakeOver
 from trainers.transfer import accept_deltas
 
@@ -41,6 +45,10 @@ class Surroundings:
     ranks: Ranks
     writer: RecordWriter
     registry: CollectorRegistry
+    start: Callable[[], Positions]  # where the log was entered
+    reader_at: Callable[[Before], LogReader]
+    ready: Callable[[Batch | None], ModelBatch]
+    alive: Callable[[], None]
     told: Callable[[str], None]  # takes a line for the person who watches
     stack: contextlib.ExitStack  # closes what is opened
 
@@ -55,6 +63,8 @@ class LevelTransfer:
         self._level, self._learner = level, learner
         self._whole = config.actr.transfer == "reinitialize" or config.cpm.mode == "scratch"
         self._tracker = None
+        self._again = Relearning[Before](config, self._learn_again)
+        self._before: Before | None = None  # of the next batch
         if level.name == "cpm" and not self._whole:
             self._tracker = DeltaTracker(learner)
         if level.name == "actr":
@@ -62,6 +72,7 @@ class LevelTransfer:
 
     def load(self, directory: Path) -> None:
         """Go on from a checkpoint, after the learner did."""
+        self._again.kept.extend(read_window(directory, self._learner.place.rank))
         if self._tracker is not None:
             self._tracker.load(directory)
 
@@ -109,6 +120,12 @@ class LevelTransfer:
 
     def _take_over(self, around: Surroundings, progress: Progress) -> TakeOver:
         config, announced = around.config, Announced()
+        self._start = around.start
+        if progress.positions:
+            self._before = Before(progress.positions, progress.watermark)
+        self._last_window = LastWindow(
+            self._learner, around.ranks, around.reader_at, around.ready, around.alive, around.told
+        )
         topic = config.topics.models_of("cpm")
         around.stack.enter_context(Follower(around.kafka, topic, "cpm", announced))
         boundary = TakeOver(
@@ -119,6 +136,7 @@ class LevelTransfer:
             around.ranks,
             around.told,
             progress,
+            self._again.again,
         )
         if config.actr.align:
             self._aligned = lambda reader: AlignedReader(reader, boundary.there)
@@ -141,13 +159,29 @@ class LevelTransfer:
             self._telemetry.done(self._handed, time.perf_counter() - started)
         return marks
 
-    def state(self) -> dict[str, Any] | None:
-        """What a checkpoint must hold besides the learner; never changed in place."""
-        return None if self._tracker is None else self._tracker.state()
+    def learning(self, batch: Batch) -> None:
+        """``batch`` is learnt next."""
+        if self._level.name != "actr":
+            return
+        before = self._before or Before(self._start(), 0)
+        self._again.keep(before, batch.watermark)
+        self._before = Before(batch.positions, batch.watermark)
 
-    def write(self, state: dict[str, Any] | None, directory: Path) -> None:
-        if self._tracker is not None and state is not None:
-            self._tracker.write(state, directory)
+    def _learn_again(self, window: Sequence[Before]) -> int:
+        return self._last_window.learn(window, self._before.positions if self._before else {})
+
+    def writer(self) -> Write:
+        """Writes what a checkpoint must hold besides the learner, as it is now."""
+        tracker, window = self._tracker, list(self._again.kept)
+        touched = None if tracker is None else tracker.state()
+
+        def write(directory: Path) -> None:
+            if tracker is not None and touched is not None:
+                tracker.write(touched, directory)
+            if window:
+                write_window(window, directory, self._learner.place.rank)
+
+        return write
 
 
 def transfer_of(level: Level, config: Config, learner: Learner) -> LevelTransfer | None:

@@ -41,6 +41,7 @@ from trainers.checkpoint import (
 from trainers.features import ModelBatch
 from trainers.history_feed import MARK, feed_of
 from trainers.host_memory import keep_freed_memory
+from trainers.last_window import Before
 from trainers.learner import Learner
 from trainers.level_transfer import Surroundings, transfer_of
 from trainers.levels import Level
@@ -152,7 +153,17 @@ class Trainer:
         since = self.progress.marks.get(MARK, 0)
         self.history = feed_of(level, config, kafka, self.registry, self.ranks.rank, since, stack)
         around = Surroundings(
-            config, kafka, self.ranks, self.writer, self.registry, self._say, stack
+            config,
+            kafka,
+            self.ranks,
+            self.writer,
+            self.registry,
+            start=lambda: self.reader.started_at or {},
+            reader_at=lambda before: self._reader_again(config, kafka, before),
+            ready=self._ready,
+            alive=self.observer.liveness.mark,
+            told=self._say,
+            stack=stack,
         )
         if self.transfer is not None:
             self.transfer.begin(around, self.progress)
@@ -226,6 +237,23 @@ class Trainer:
             group_id=f"ecdctr-{self.level.name}",
             config=config.reader,
             prepare=self._prepare,  # beside learning, not before it
+        )
+
+    def _reader_again(self, config: Config, kafka: KafkaConfig, before: Before) -> LogReader:
+        """From there to the log's present end; its dead letters were sent when it was read."""
+        return LogReader(
+            kafka,
+            self.level.topic,
+            self.schema,
+            batch_size=self.rank_batch,
+            dead_letters=lambda letter: None,
+            rank=self.ranks.rank,
+            world_size=self.ranks.size,
+            start=before.positions,
+            watermark=before.watermark,
+            until_end=True,
+            config=config.reader,
+            prepare=self._prepare,
         )
 
     def _observe(self, config: Config, stack: contextlib.ExitStack) -> Observer:
@@ -309,6 +337,11 @@ class Trainer:
         return self.learner.steps(map(self._prepared, batches))
 
     def _prepared(self, batch: Batch | None) -> ModelBatch:
+        if self.transfer is not None and batch is not None:
+            self.transfer.learning(batch)
+        return self._ready(batch)
+
+    def _ready(self, batch: Batch | None) -> ModelBatch:
         rows = self.schema.empty() if batch is None else batch.rows
         made: ModelBatch = self._prepare(rows) if batch is None else batch.prepared
         return self.history.attach(made, rows) if self.history else made
@@ -325,7 +358,7 @@ class Trainer:
         state = self._spare = self.learner.snapshot(self._spare)
         window = self.window.state()
         seen = self.snapshots.state() if self.snapshots else None
-        touched = self.transfer.state() if self.transfer else None
+        handed = self.transfer.writer() if self.transfer else None
         self._handed_over = self.observer.handed_over()
 
         def write(directory: Path) -> None:
@@ -333,8 +366,8 @@ class Trainer:
             np.savez(_window_path(directory, self.ranks.rank), **window)  # type: ignore[arg-type]
             if seen is not None:
                 write_seen(seen, directory, self.ranks.rank)
-            if self.transfer:
-                self.transfer.write(touched, directory)
+            if handed is not None:
+                handed(directory)
 
         return write
 

@@ -60,6 +60,7 @@ class TakeOver:
         told: takes a line for the person who watches, on rank 0.
         cadence_ms: event time between two of CPM's hand-downs, for :meth:`there`.
         progress: A-CTR's, from its checkpoint.
+        relearn: learns the last window again after a whole model; how many impressions.
     """
 
     def __init__(
@@ -71,8 +72,10 @@ class TakeOver:
         ranks: Ranks,
         told: Callable[[str], None],
         progress: Progress,
+        relearn: Callable[[], int] = lambda: 0,
     ) -> None:
         self._learner, self._config, self._announced = learner, config, announced
+        self._relearn = relearn
         self._cadence, self._ranks, self._told = Cadence(cadence_ms), ranks, told
         self._taken = progress.marks.get(CLOSED, 0)
         self._added = progress.marks.get(HANDED, 0)  # boundary of the last one that was taken
@@ -149,7 +152,9 @@ class TakeOver:
     def _replace(self, place: Path) -> str:
         keep = not self._config.transfer_resets_batch_norm
         reinitialize(self._learner, place, keep_batch_norm=keep)
-        return "the whole model" + (", BatchNorm kept" if keep else "")
+        words = "the whole model" + (", BatchNorm kept" if keep else "")
+        learnt = self._relearn()
+        return words + (f", {learnt:,} ads of the last window again" if learnt else "")
 
 
 def _begin(batch: Batch, watermark: int) -> int:

@@ -43,6 +43,8 @@ class ActrConfig(LevelConfig):
     """Factor on what CPM changed (`delta`)."""
     transfer_resets_batch_norm: bool = True
     """Begin BatchNorm anew with every whole model (`reinitialize`)."""
+    transfer_relearns: bool = True
+    """Learn the ads of CPM's last window again after every whole model (`reinitialize`)."""
     transfer_waiting: float = Field(1.0, ge=0, le=100)
     """Most changes kept for ids without a row, as a share of the table's rows (`delta`)."""
 

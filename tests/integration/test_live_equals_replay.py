@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from trainers.replay.results import Outcome
 from trainers.replay.run import Replay
 
 (FULL,) = chosen(["full"], ["history.period_hours=48"])
+(PUBLISHED,) = chosen(["published"], ["history.period_hours=48"])
+PUBLISHED = replace(PUBLISHED, settings=(*PUBLISHED.settings, ("cpm.window_hours", "48")))
 (HISTORY_ONLY,) = chosen(["history-only"], ["history.period_hours=24"])
 WITHOUT = VARIANTS["ads-only"]
 
@@ -75,7 +78,9 @@ def assert_same(live: Predictions, outcome: Outcome) -> None:
     np.testing.assert_allclose(live.probability_N, probability_N[order], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("variant", [FULL, HISTORY_ONLY], ids=["full", "history-only"])
+@pytest.mark.parametrize(
+    "variant", [FULL, HISTORY_ONLY, PUBLISHED], ids=["full", "history-only", "published"]
+)
 def test_live_predictions_are_the_replays(live, config, log, variant, tmp_path):
     send_log(log, config)
     system = live(variant)
@@ -88,14 +93,17 @@ def test_live_predictions_are_the_replays(live, config, log, variant, tmp_path):
     assert np.abs(worth_N).max() > 0.01, "nothing was handed down"
 
 
-def test_so_they_are_when_trainers_are_killed_while_the_log_grows(live, config, log, tmp_path):
+@pytest.mark.parametrize("variant", [FULL, PUBLISHED], ids=["full", "published"])
+def test_so_they_are_when_trainers_are_killed_while_the_log_grows(
+    live, config, log, variant, tmp_path
+):
     half = 4
     send_log(log, config, last=half)
-    system = live(FULL)
+    system = live(variant)
     system.start("--align", until_end=False)
     eventually(lambda: system.steps("actr") >= 6, 60, "some of A-CTR's batches of half the log")
     system.kill_trainers()
     send_log(log, config, first=half)
     system.start("--align", until_end=True)
     found = system.finish()
-    assert_same(found, replayed(log, config, FULL, tmp_path / "replay"))
+    assert_same(found, replayed(log, config, variant, tmp_path / "replay"))

@@ -50,6 +50,7 @@ threads = 1
 align = true
 transfer = "{transfer}"
 transfer_waiting = 0.5
+transfer_relearns = false
 [actr.checkpoint]
 every_batches = 3
 [actr.model]

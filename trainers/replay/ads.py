@@ -6,6 +6,7 @@ Legend: B impressions of a batch, N ad impressions of the log.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -30,12 +31,12 @@ from trainers.learner import Learner
 from trainers.levels import level as find_level
 from trainers.loop import Boundary
 from trainers.ranks import Ranks
+from trainers.relearning import Relearning
 from trainers.replay.forgetting import Periods, Probe, Samples, held_back
 from trainers.replay.histories import Histories
 from trainers.replay.level_run import Advance, run_level, settled, stepping
 from trainers.replay.log import AD, DOMAIN, DOMAINS, RecordedLog
 from trainers.replay.plan import Variant
-from trainers.replay.relearning import Relearning
 from trainers.replay.results import Outcome, Predictions, Spent
 from trainers.settings import LevelConfig
 from trainers.take_over import Announced, TakeOver
@@ -96,7 +97,7 @@ class AdRun:
             lambda rows, end: self._sample(learner, rows, end),
             learner.predict,
         )
-        again = Relearning(learner, self.config)
+        again = Relearning[ModelBatch](self.config, lambda batches: _learnt(learner, batches))
         found: list[Predictions] = []
         settings, user = self.config.replay, self.log.schema.user
 
@@ -120,7 +121,7 @@ class AdRun:
         spent = Spent(spent.samples + again.samples, spent.seconds)
         return Outcome(_joined(found).in_order(), probe.finish(), {"actr": spent})
 
-    def _take_over(self, learner: Learner, again: Relearning) -> list[Boundary]:
+    def _take_over(self, learner: Learner, again: Relearning[ModelBatch]) -> list[Boundary]:
         if self.config.actr.transfer == "none":
             return []
         accept_deltas(learner, self.config.actr.transfer_waiting)
@@ -129,9 +130,16 @@ class AdRun:
             announced.put(hand_down)
         cadence_ms = self.config.cpm.cadence_ms
         boundary = TakeOver(
-            learner, self.config.actr, announced, cadence_ms, Ranks(), log.info, Progress()
+            learner,
+            self.config.actr,
+            announced,
+            cadence_ms,
+            Ranks(),
+            log.info,
+            Progress(),
+            relearn=again.again,
         )
-        return [again.after(boundary)]
+        return [boundary]
 
     def _ready(self, batch: Batch) -> ModelBatch:
         """With its history, and weights of 0 for what is held back: that is predicted, and
@@ -159,6 +167,12 @@ class AdRun:
         if len(self.variant.learns) == 1:
             return np.ones(len(rows), bool)
         return np.asarray(rows.column(DOMAIN).to_numpy() == DOMAINS.index(AD))
+
+
+def _learnt(learner: Learner, batches: Sequence[ModelBatch]) -> int:
+    for batch in batches:
+        learner.step(batch)
+    return sum(batch.rows for batch in batches)
 
 
 def _predictions(

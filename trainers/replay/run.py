@@ -131,7 +131,7 @@ def _parts(variant: Variant, config: Config, level: str) -> list[Any]:
     names = levels(config)
     histories = [config.history] if "tpm" in names else []
     size = config.cpm.batch_size if variant.learns != (AD,) else 0
-    how = [config.replay.periods, config.replay.held_back, config.replay.relearn, size]
+    how = [config.replay.periods, config.replay.held_back, size]
     above = [getattr(config, name) for name in names]
     return [variant.learns, variant.by_domain, how, above, histories]
 

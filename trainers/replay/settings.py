@@ -19,8 +19,6 @@ class ReplayConfig(Section):
     """Share of the ad impressions that are predicted but never learnt, to measure forgetting on."""
     partitions: int = Field(1, ge=1, le=4_096)
     """Partitions of the topic that the log stands for; with 1 nothing is late."""
-    relearn: bool = True
-    """After every whole model from CPM, A-CTR learns the ads of CPM's last window again."""
     rates: dict[str, OptimizerConfig] = Field(default_factory=dict)
     """A-CTR's learning rates by variant, where they are not `actr.optimizer`'s: one that is
     handed knowledge down has its own best ones."""
