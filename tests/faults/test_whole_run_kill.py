@@ -57,6 +57,7 @@ def under_fire(make_run, undisturbed: WholeRun, ids: Ids, seed: int) -> None:
     # More than that: nothing tells this run from one that nobody disturbed.
     assert found.bits() == expected.bits()
     assert sent_by(run.kafka, run.topics)[0] == sent_by(undisturbed.kafka, undisturbed.topics)[0]
+    assert run.histories() == undisturbed.histories()
     assert hand_downs_of(run) == hand_downs_of(undisturbed)
     for level in LEVELS:
         assert_same_state(run.newest(level), undisturbed.newest(level))

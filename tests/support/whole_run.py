@@ -101,6 +101,10 @@ class WholeRun:
         """Of the checkpoints that are there."""
         return {level: self._at(level).newest_step() for level in LEVELS}
 
+    def histories(self) -> dict[bytes, bytes | None]:
+        """What the refresher published, bucket by bucket."""
+        return self._refreshers.found()
+
     def run(self, plan: Plan | None = None, seconds: float = 240) -> None:
         """All processes until every trainer has come to the end of its log.
 
