@@ -23,6 +23,8 @@ def test_stopped_at_random_moments_nothing_is_done_twice(make_home, undisturbed)
     stopped_at = []
     for step, number in zip(steps, [signal.SIGTERM, signal.SIGINT] * 3, strict=True):
         life = home.live()
+        # The life before may have passed the step already: this one must have begun, too.
+        wait_until(lambda life=life: life.listens, 60, "a trainer that listens")
         wait_until(lambda step=step: home.reached() >= step, 60, f"step {step}")
         time.sleep(rng.uniform(0, undisturbed.cycle_seconds))
         life.signal(number)

@@ -250,6 +250,12 @@ class Life:
         """Its standard error."""
         return self.output.read_text(errors="replace")
 
+    @property
+    def listens(self) -> bool:
+        """Whether it has begun, and a signal is an order to stop in order."""
+        told = Path(f"{self.output}.told")
+        return told.exists() and "reading" in told.read_text(errors="replace")
+
     def complaints(self) -> list[str]:
         """The lines of its standard error, but for those on Kafka's coming and going."""
         return [line for line in self.said().splitlines() if not _OF_KAFKA.match(line)]
