@@ -27,7 +27,7 @@ def log(mortal_kafka) -> tuple[TopicsConfig, Ids]:
 def make_run(nursery, mortal_kafka, log, tmp_path_factory):
     def make(name: str) -> WholeRun:
         folder, own = tmp_path_factory.mktemp(name), fresh_topics(log[0])
-        return WholeRun(nursery, mortal_kafka.config, own, folder)
+        return WholeRun(nursery, mortal_kafka, own, folder)
 
     return make
 

@@ -1,4 +1,4 @@
-"""A whole run up to its log's end: TPM, refresher, CPM and A-CTR, which may be under fire."""
+"""A whole run up to its log's end: TPM, refresher, CPM, A-CTR and Kafka, all under fire."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from trainer_support import Home, Life, Nursery
 
 from config import Config
 from monitoring.processes import running
-from streaming.connection import KafkaConfig
+from streaming.embedded_kafka import EmbeddedKafka
 from streaming.topics import TopicsConfig
 from trainers.checkpoint import Checkpoint
 
 LEVELS = ("tpm", "cpm", "actr")
 REFRESHER = "refresher"
-VICTIMS = (*LEVELS, REFRESHER)
+PROCESSES = (*LEVELS, REFRESHER)
+KAFKA = "kafka"
+VICTIMS = (*PROCESSES, KAFKA)
 WATCH_SECONDS = 0.002
 
 # TPM may be at the log's end before A-CTR has begun: nothing that was due may be given up.
@@ -73,6 +75,7 @@ def random_plan(rng: np.random.Generator, last_steps: Mapping[str, int], kills: 
         plan[level] = [Kill("step", step) for step in steps.tolist()]
         plan[level][int(rng.integers(kills))] = Kill("start", rng.uniform(0, 1.5))
     plan[REFRESHER] = [Kill("start", seconds) for seconds in rng.uniform(0, 6, kills).tolist()]
+    plan[KAFKA] = [Kill("start", rng.uniform(1, 8))]
     return plan
 
 
@@ -81,13 +84,14 @@ class WholeRun:
     """One run directory, the topics of one run, and the processes as long as they live."""
 
     nursery: Nursery
-    kafka: KafkaConfig
+    broker: EmbeddedKafka
     topics: TopicsConfig
     run_dir: Path
     killed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(VICTIMS, 0))
     """How often each process was cut short."""
 
     def __post_init__(self) -> None:
+        self.kafka = self.broker.config
         self._home = Home(self.nursery, self.kafka, self.topics, self.run_dir, WHOLE_RUN_SETTINGS)
         self.config: Config = configuration(self._home)
         self._refreshers = Refreshers(self.kafka, self.topics, self.run_dir, self.config.history)
@@ -139,12 +143,15 @@ class WholeRun:
         self._since[victim] = time.monotonic()
         if victim == REFRESHER:
             self._refreshers.start()
-        else:
+        elif victim in LEVELS:
             self._lives[victim] = self._at(victim).live()
 
     def _kill(self, victim: str) -> None:
         """Cut a life short, unless it has come to its end; another one begins at once."""
-        if victim == REFRESHER:
+        if victim == KAFKA:
+            self.broker.kill()
+            self.broker.restart()
+        elif victim == REFRESHER:
             self._refreshers.kill(self._refreshers.workers[-1])
         elif not self._ended(victim):
             self._lives[victim].signal(signal.SIGKILL)
