@@ -17,6 +17,7 @@ from errors import UserError
 COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("config_command", "Print the effective configuration and where each value is from."),
     "kafka": ("streaming.kafka_command", "Keep a real one-node Apache Kafka running."),
+    "topics": ("streaming.topics_command", "Create the topics that are missing."),
     "simulate": ("streaming.simulate", "Write a synthetic market's impressions."),
     "import": ("streaming.importer", "Turn a CSV or Parquet log into an impression log."),
     "dead-letters": ("streaming.dead_letters_command", "List, count or send back dead letters."),

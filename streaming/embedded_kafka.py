@@ -27,6 +27,7 @@ from streaming.kafka_probe import round_trip
 from streaming.kafka_process import (
     LOOPBACK,
     GuardedProcess,
+    Listener,
     Ports,
     answers,
     close,
@@ -60,6 +61,7 @@ class EmbeddedKafka:
         data_dir: made if missing.
         heap_mb: Java's heap, MB.
         extra: more of the broker's properties.
+        listener: where other machines reach it; None: nobody but this one does.
         report: takes one line when the jars are fetched or ports change.
     """
 
@@ -69,11 +71,13 @@ class EmbeddedKafka:
         *,
         heap_mb: int = 384,
         extra: dict[str, str] | None = None,
+        listener: Listener | None = None,
         report: Report = report_to_stderr,
     ):
         self.data_dir = data_dir.absolute()
         self._heap_mb = heap_mb
         self._extra = extra or {}
+        self._listener = listener
         self._report = report
         self._ports: Ports | None = None
         self._process: GuardedProcess | None = None
@@ -120,6 +124,8 @@ class EmbeddedKafka:
         """
         if self.running:
             return
+        if self._listener is not None and not self._listener.free:
+            raise UserError(f"port {self._listener.port} is taken: --listen on another one")
         self._acquire()
         try:
             jars = class_path(self._report)
@@ -207,7 +213,7 @@ class EmbeddedKafka:
         return java_command(self.data_dir, jars, self._heap_mb, *main)
 
     def _write_files(self, ports: Ports, logs: Path) -> None:
-        properties = server_properties(ports, logs)
+        properties = server_properties(ports, logs, self._listener)
         write_files(self.data_dir, {**properties, **self._extra})
 
     def _launch(self, jars: str) -> None:

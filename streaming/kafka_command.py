@@ -14,6 +14,7 @@ from errors import UserError
 from settings import Loaded
 from shutdown import stop_event
 from streaming.embedded_kafka import EmbeddedKafka
+from streaming.kafka_process import Listener
 
 QUICK_SECONDS = 30.0
 """A broker that lived shorter than this died of its start."""
@@ -22,13 +23,20 @@ QUICK_DEATHS = 4
 
 
 @click.command("kafka")
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    help="Let other machines in, too: on this port of all interfaces, under this name. "
+    "Anyone who reaches the port may read and write: for a network of one's own.",
+)
 @configured
-def command(loaded: Loaded[Config]) -> None:
+def command(loaded: Loaded[Config], listen: str | None) -> None:
     """Keep a real one-node Apache Kafka running, its data kept in RUN_DIR/kafka.
 
     Ends with status 0 on Ctrl-C or SIGTERM. A broker that dies is started again
     over the same data and at the same address.
     """
+    listener = _listener(listen) if listen else None
     config = loaded.config
     if config.kafka.bootstrap_servers:
         click.echo(
@@ -38,12 +46,22 @@ def command(loaded: Loaded[Config]) -> None:
         return
     signal.signal(signal.SIGTERM, _interrupt)  # until the broker is up
     try:
-        with EmbeddedKafka(config.run_dir / "kafka", report=click.echo) as broker:
+        folder = config.run_dir / "kafka"
+        with EmbeddedKafka(folder, listener=listener, report=click.echo) as broker:
             stopping = stop_event()
             click.echo(f"Kafka is ready at {broker.bootstrap_servers}, data in {broker.data_dir}")
             keep_running(broker, stopping)
     except KeyboardInterrupt:
         pass
+
+
+def _listener(text: str) -> Listener:
+    host, separator, port = text.rpartition(":")
+    if not separator or not host or not (port.isascii() and port.isdigit()):
+        raise UserError(f"--listen {text}: expected HOST:PORT, such as kafka:9092")
+    if not 0 < int(port) < 65_536:
+        raise UserError(f"--listen {text}: a port is between 1 and 65535")
+    return Listener(host, int(port))
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

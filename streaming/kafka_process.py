@@ -92,15 +92,32 @@ def new_cluster_id() -> str:
     return text
 
 
-def server_properties(ports: Ports, log_dir: Path) -> dict[str, str]:
-    """One node in KRaft mode, on the loopback interface only."""
+@dataclass(frozen=True)
+class Listener:
+    """Where other machines reach the broker, besides the loopback interface."""
+
+    host: str  # name or address that they know it by
+    port: int  # on all interfaces
+
+    @property
+    def free(self) -> bool:
+        return _free(self.port)
+
+
+def server_properties(
+    ports: Ports, log_dir: Path, listener: Listener | None = None
+) -> dict[str, str]:
+    """One node in KRaft mode, on the loopback interface only unless there is a ``listener``."""
+    outside, told = ("", "") if listener is None else _outside(listener)
     return {
         "process.roles": "broker,controller",
         "node.id": "1",
         "listeners": f"PLAINTEXT://{LOOPBACK}:{ports.broker},"
-        f"CONTROLLER://{LOOPBACK}:{ports.controller}",
-        "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{ports.broker}",
-        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        f"CONTROLLER://{LOOPBACK}:{ports.controller}{outside}",
+        "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{ports.broker}{told}",
+        "inter.broker.listener.name": "PLAINTEXT",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,"
+        "OUTSIDE:PLAINTEXT",
         "controller.listener.names": "CONTROLLER",
         "controller.quorum.voters": f"1@{LOOPBACK}:{ports.controller}",
         "log.dirs": str(log_dir),
@@ -122,6 +139,11 @@ def server_properties(ports: Ports, log_dir: Path) -> dict[str, str]:
         "num.io.threads": "4",
         "log.cleaner.dedupe.buffer.size": str(16 << 20),
     }
+
+
+def _outside(listener: Listener) -> tuple[str, str]:
+    bound = f",OUTSIDE://0.0.0.0:{listener.port}"
+    return bound, f",OUTSIDE://{listener.host}:{listener.port}"
 
 
 def write_files(folder: Path, properties: Mapping[str, str]) -> None:

@@ -24,7 +24,8 @@ from streaming import kafka_jars
 from streaming.connection import KafkaConfig
 from streaming.embedded_kafka import EmbeddedKafka
 from streaming.kafka_clients import admin, consumer, producer, resolve
-from streaming.kafka_process import LOOPBACK, GuardedProcess, free_ports
+from streaming.kafka_probe import round_trip
+from streaming.kafka_process import LOOPBACK, GuardedProcess, Listener, free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTITION = TopicPartition("t", 0)
@@ -319,3 +320,20 @@ def refusal(config: KafkaConfig) -> str:
     with pytest.raises(UserError) as caught:
         consumer(config)
     return str(caught.value)
+
+
+def test_others_are_let_in_by_the_name_that_they_know(tmp_path):
+    port = free_ports().broker
+    with EmbeddedKafka(tmp_path, listener=Listener("localhost", port)) as broker:
+        assert round_trip(f"localhost:{port}")
+        with contextlib.closing(admin(KafkaConfig(bootstrap_servers=f"localhost:{port}"))) as one:
+            found = one.describe_cluster()["brokers"]
+        assert [(node["host"], node["port"]) for node in found] == [("localhost", port)]
+        assert round_trip(broker.bootstrap_servers)
+
+
+def test_a_port_that_is_taken_is_named(tmp_path):
+    with socket.create_server((LOOPBACK, 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} is taken"):
+            EmbeddedKafka(tmp_path, listener=Listener("localhost", port)).start()
