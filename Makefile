@@ -8,7 +8,7 @@ FLAVOUR := $(shell if [ -e /proc/driver/nvidia/version ] || command -v nvidia-sm
 READY := $(VENV)/.ready-$(FLAVOUR)
 JOBS := 2
 
-.PHONY: help setup demo test lint format fire bench soak gpu-check requirements clean
+.PHONY: help setup demo test lint format fire bench soak compose-test gpu-check requirements clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,9 @@ bench: $(READY) ## Every figure that README gives (about 15 minutes)
 
 soak: $(READY) ## Ten million impressions; memory must stay flat
 	@$(BIN)/python -m benchmarks.soak $(ARGS)
+
+compose-test: $(READY) ## Bring docker-compose.yml up for real (root, Docker engine; 15 minutes)
+	@$(BIN)/python docker/compose_test.py
 
 gpu-check: $(READY) ## On a machine with a GPU: train, resume, compare with the CPU
 	@$(BIN)/python -m trainers.gpu_check $(ARGS)
