@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import weakref
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from successor_support import Follower, Life, Listed, ads, configuration, whole_models
 from transfer_support import tensors
 
+from embeddings.local_tables import local_tables
 from errors import UserError
 from settings import load
 from streaming.log_gap import Gap, LogGapError
@@ -91,6 +94,24 @@ def test_it_takes_over_when_it_has_learnt_all_that_the_other_has(tmp_path, alone
     assert_same_weights(life.learner, learner)
     assert life.progress.marks == {CLOSED: 11_000, HANDED: 11_000}
     assert all(reader.closed for reader in life.readers)
+
+
+def test_its_memory_is_given_back(tmp_path, monkeypatch):
+    tables = []
+
+    def noted(*args) -> Learner:
+        learner = Learner(*args)
+        tables.extend(weakref.ref(t.kernel) for t in local_tables(learner.model).values())
+        return learner
+
+    monkeypatch.setattr("trainers.successor.Learner", noted)
+    gc.disable()  # or it may come round by chance
+    try:
+        life = Life(tmp_path, LOG[:15], catch_up_batches=4).run()
+    finally:
+        gc.enable()
+    assert "took over" in life.told[1]
+    assert tables and not [table for table in tables if table() is not None]
 
 
 def test_the_log_tells_when_it_begins_and_what_was_learnt(tmp_path):
