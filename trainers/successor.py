@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
@@ -118,7 +119,10 @@ class Successor:
         if self._learner is None:
             self._learner = self._begun(self.preparation)
         if self._learner is not None:
-            self._learn(self._learner, self.preparation)
+            if not self._learn(self._learner, self.preparation):
+                then = self.preparation.hand_down.then
+                self._told(f"the successor from CPM's hand-down of {then} diverged: left out")
+                return self._done(self.preparation.hand_down)
             if self.left:
                 return 0
             become(self._current, self._learner)
@@ -150,16 +154,19 @@ class Successor:
         reinitialize(learner, Path(hand_down.location), keep_batch_norm=self._keep_batch_norm)
         return learner
 
-    def _learn(self, learner: Learner, of: Preparation) -> None:
+    def _learn(self, learner: Learner, of: Preparation) -> bool:
+        """False: it diverged."""
         while self._at < of.due(self._each):
             self._alive()
             batch = self._next(of)
             if batch is None:
                 self._at = self._leg_end
                 continue
-            learner.step(self._ready(batch))
+            if not math.isfinite(learner.step(self._ready(batch))[1]):
+                return False
             self._learnt["again" if self._at < of.window else "live"] += len(batch)
             self._at += 1
+        return True
 
     def _next(self, of: Preparation) -> Batch | None:
         """The next batch from the log; None: the rest of what was known when reading last

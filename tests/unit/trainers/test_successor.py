@@ -213,6 +213,19 @@ def test_files_that_are_gone_leave_the_old_one_in_its_place(tmp_path, alone, han
     assert life.progress.marks == {CLOSED: 11_000, HANDED: 11_000}
 
 
+def test_one_that_diverges_leaves_the_old_one_in_its_place(tmp_path, monkeypatch, alone):
+    class Diverging(Learner):
+        def step(self, batch):
+            probability_B, loss = super().step(batch)
+            return probability_B, float("nan") if self.steps_done == 7 else loss
+
+    monkeypatch.setattr("trainers.successor.Learner", Diverging)
+    life = Life(tmp_path, LOG, catch_up_batches=2).run()
+    assert life.told[1].endswith("diverged: left out") and len(life.told) == 2
+    assert predictions(life) == alone
+    assert life.progress.marks == {CLOSED: 11_000, HANDED: 11_000}
+
+
 class Overtaken(Listed):
     def next_batch(self, timeout):
         raise LogGapError([Gap("impressions.ad", 0, 0, 9, None, None)])
@@ -248,6 +261,16 @@ def test_where_the_stream_waits_it_takes_over_at_the_boundary(tmp_path, handed, 
     (line,) = life.told
     assert "the whole model, 320 ads of the last window again in" in line
     assert_same_weights(life.learner, learner)
+
+
+def test_a_preparation_that_was_cut_short_is_due_at_once_where_the_stream_waits(tmp_path, handed):
+    Life(tmp_path, LOG, every=3, catch_up_batches=2).run(kill_at=13)
+    life = Life(tmp_path, LOG, transfer_beside="never").run()
+    # The last window's, as of batch 12, begin with batch 1.
+    learner, after = succeeded(handed[11_000], 1, 12, len(LOG))
+    assert [life.probability[step] for step in range(12, len(LOG))] == after
+    assert_same_weights(life.learner, learner)
+    assert not (life.store.paths()[0] / "successor.json").exists()
 
 
 def test_aligned_it_may_be_asked_for_all_the_same(tmp_path):
