@@ -18,6 +18,10 @@ class HandDownTelemetry(_Telemetry):
             "hand_down_event_time_seconds", "Event time of the last hand-down made or taken over."
         )
         self._bytes = self._gauge("hand_down_bytes", "Size of the last hand-down made.")
+        self._left = self._gauge(
+            "hand_down_batches_left",
+            "Batches until A-CTR's successor has caught up; 0: there is none.",
+        )
         self._seconds = self._histogram(
             "hand_down_seconds", "Making a hand-down, or taking one over.", HAND_DOWN_BUCKETS
         )
@@ -28,6 +32,10 @@ class HandDownTelemetry(_Telemetry):
 
     def made(self, size: int) -> None:
         self._set(self._bytes, size)
+
+    def preparing(self, left: int) -> None:
+        """A successor has to learn ``left`` batches before it takes over; 0: there is none."""
+        self._set(self._left, left)
 
     def done(self, boundary_ms: int, seconds: float) -> None:
         """A hand-down was made or taken over, which held the loop up for ``seconds``."""

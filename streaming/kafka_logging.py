@@ -25,6 +25,8 @@ _CONNECTION = re.compile(
     r"|Error (receiving|sending) (network|request) data"
     r"|Bootstrap|[Tt]imed out|Timeout|oordinator.*(dead|unavailable|NotCoordinator)"
 )
+# What a client had under way when we closed it.
+_CLOSED = re.compile(r"Metadata refresh: failed Cancelled")
 # Lost to a refusal of ours, not to absence: the user has to read these.
 _REFUSAL = re.compile(r"Authenti|Authoriz|Sasl|SASL|Ssl|SSL|CERTIFICATE|certificate")
 # "<KafkaConnection node_id=1 host=[127.0.0.1:22215<-40864] ...>: ": another at every attempt.
@@ -81,7 +83,7 @@ class SayOnce(logging.Filter):
             if record.name == _CONNECTS and message.endswith(": Connected"):
                 self._connected()
             return logging.getLogger().isEnabledFor(record.levelno)
-        if self._overheard(message):
+        if self._overheard(message) or _CLOSED.search(message):
             return False
         if _CONNECTION.search(message) and not is_refusal(message):
             self._lost()

@@ -17,6 +17,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -50,6 +51,19 @@ class HandDown:
     watermark: int = 0  # greatest event time learnt, ms
     size: int = 0  # bytes of its files
 
+    @property
+    def then(self) -> str:
+        """Its boundary in words."""
+        return moment(self.boundary)
+
+    def problem(self) -> str | None:
+        """What is wrong with its files, if anything."""
+        try:
+            verify(Path(self.location))
+        except DamagedCheckpoint as error:
+            return str(error)
+        return None
+
     def encode(self) -> bytes:
         return json.dumps(asdict(self)).encode()
 
@@ -65,6 +79,11 @@ class HandDown:
         if found.kind not in get_args(Kind) or not all(isinstance(n, int) for n in numbers):
             raise ValueError(f"not a hand-down: {fields}")
         return found
+
+
+def moment(ms: int) -> str:
+    """An event time in words, to the minute."""
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
 
 
 class HandDownStore:

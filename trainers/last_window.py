@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from streaming.impressions import Batch, Position, Positions
 from streaming.log_gap import LogGapError
@@ -26,6 +26,15 @@ class Before(NamedTuple):
 
     positions: Positions
     watermark: int  # greatest event time until then, ms
+
+    def plain(self) -> list[Any]:
+        """As JSON has it."""
+        return [{str(p): [at.offset, at.row] for p, at in self.positions.items()}, self.watermark]
+
+    @staticmethod
+    def of(plain: list[Any]) -> Before:
+        positions, watermark = plain
+        return Before({int(p): Position(*at) for p, at in positions.items()}, watermark)
 
 
 class LastWindow:
@@ -57,7 +66,7 @@ class LastWindow:
             impressions of this rank that were learnt.
         """
         learnt = 0
-        batches = itertools.chain(self._batches(window, until), itertools.repeat(None))
+        batches = itertools.chain(self.batches(window, until), itertools.repeat(None))
         for batch in itertools.islice(batches, max(self._ranks.exchange(len(window)))):
             if batch is None and self._ranks.size == 1:
                 break
@@ -66,7 +75,9 @@ class LastWindow:
             learnt += 0 if batch is None else len(batch)
         return learnt
 
-    def _batches(self, window: Sequence[Before], until: Positions) -> Iterator[Batch]:
+    def batches(self, window: Sequence[Before], until: Positions) -> Generator[Batch, None, None]:
+        """The batches that began at ``window``; fewer, and a line that says why, where the log
+        does not give them any more."""
         if not window:
             return
         try:
@@ -99,7 +110,7 @@ Kept = list[tuple[int, Before]]
 
 def write_window(kept: Kept, directory: Path, rank: int) -> None:
     """Into a checkpoint's ``directory``."""
-    entries = [(watermark, *_plain(entry)) for watermark, entry in kept]
+    entries = [(watermark, *entry.plain()) for watermark, entry in kept]
     _path(directory, rank).write_text(json.dumps(entries))
 
 
@@ -109,16 +120,7 @@ def read_window(directory: Path, rank: int) -> Kept:
         found = json.loads(_path(directory, rank).read_text())
     except FileNotFoundError:
         return []
-    return [(watermark, _before(*entry)) for watermark, *entry in found]
-
-
-def _plain(before: Before) -> tuple[dict[str, list[int]], int]:
-    positions = {str(p): [at.offset, at.row] for p, at in before.positions.items()}
-    return positions, before.watermark
-
-
-def _before(positions: dict[str, list[int]], watermark: int) -> Before:
-    return Before({int(p): Position(*at) for p, at in positions.items()}, watermark)
+    return [(watermark, Before.of(entry)) for watermark, *entry in found]
 
 
 def _path(directory: Path, rank: int) -> Path:

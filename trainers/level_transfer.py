@@ -30,6 +30,7 @@ from trainers.loop import Boundary, Reader
 from trainers.ranks import Ranks
 from trainers.relearning import Relearning
 from trainers.saver import Write
+from trainers.successor import Preparation, Successor, read_preparation, write_preparation
 from trainers.take_over import Announced, TakeOver
 from trainers.transfer import accept_deltas
 
@@ -65,6 +66,8 @@ class LevelTransfer:
         self._tracker = None
         self._again = Relearning[Before](config, self._learn_again)
         self._before: Before | None = None  # of the next batch
+        self._successor: Successor | None = None
+        self._prepared: Preparation | None = None  # by the life before
         if level.name == "cpm" and not self._whole:
             self._tracker = DeltaTracker(learner)
         if level.name == "actr":
@@ -73,6 +76,7 @@ class LevelTransfer:
     def load(self, directory: Path) -> None:
         """Go on from a checkpoint, after the learner did."""
         self._again.kept.extend(read_window(directory, self._learner.place.rank))
+        self._prepared = read_preparation(directory)
         if self._tracker is not None:
             self._tracker.load(directory)
 
@@ -126,6 +130,7 @@ class LevelTransfer:
         self._last_window = LastWindow(
             self._learner, around.ranks, around.reader_at, around.ready, around.alive, around.told
         )
+        self._successor = self._beside(around)
         topic = config.topics.models_of("cpm")
         around.stack.enter_context(Follower(around.kafka, topic, "cpm", announced))
         boundary = TakeOver(
@@ -137,10 +142,38 @@ class LevelTransfer:
             around.told,
             progress,
             self._again.again,
+            self._successor,
         )
         if config.actr.align:
             self._aligned = lambda reader: AlignedReader(reader, boundary.there)
         return boundary
+
+    def _beside(self, around: Surroundings) -> Successor | None:
+        actr = around.config.actr
+        if not actr.beside:
+            return None
+        if around.ranks.size > 1:
+            around.told(
+                "several ranks: the stream waits while the last window is learnt again "
+                "(actr.transfer_beside needs one rank)"
+            )
+            return None
+        made = Successor(
+            self._learner,
+            actr.catch_up_batches,
+            not actr.transfer_resets_batch_norm,
+            window=lambda: [batch for _, batch in self._again.kept],
+            read_back=lambda batches: self._last_window.batches(batches, self._learnt_until()),
+            ready=around.ready,
+            alive=around.alive,
+            told=around.told,
+            resumed=self._prepared,
+        )
+        around.stack.callback(made.close)
+        return made
+
+    def _learnt_until(self) -> Positions:
+        return self._before.positions if self._before else {}
 
     # -- what the loop calls --------------------------------------------------------------
 
@@ -154,6 +187,8 @@ class LevelTransfer:
     def act(self, batch: Batch | None) -> dict[str, int]:
         started = time.perf_counter()
         marks = self._boundary.act(batch)
+        if self._successor is not None:
+            self._telemetry.preparing(self._successor.left)
         if marks[HANDED] != self._handed:
             self._handed = marks[HANDED]
             self._telemetry.done(self._handed, time.perf_counter() - started)
@@ -165,21 +200,26 @@ class LevelTransfer:
             return
         before = self._before or Before(self._start(), 0)
         self._again.keep(before, batch.watermark)
+        if self._successor is not None:
+            self._successor.live(before)
         self._before = Before(batch.positions, batch.watermark)
 
     def _learn_again(self, window: Sequence[Before]) -> int:
-        return self._last_window.learn(window, self._before.positions if self._before else {})
+        return self._last_window.learn(window, self._learnt_until())
 
     def writer(self) -> Write:
         """Writes what a checkpoint must hold besides the learner, as it is now."""
         tracker, window = self._tracker, list(self._again.kept)
         touched = None if tracker is None else tracker.state()
+        preparation = None if self._successor is None else self._successor.preparation
 
         def write(directory: Path) -> None:
             if tracker is not None and touched is not None:
                 tracker.write(touched, directory)
             if window:
                 write_window(window, directory, self._learner.place.rank)
+            if preparation is not None:
+                write_preparation(preparation, directory)
 
         return write
 

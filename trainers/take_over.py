@@ -10,13 +10,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 from streaming.impressions import EVENT_TIME, Batch
 from trainers.cadence import Cadence
-from trainers.checkpoint import DamagedCheckpoint, Progress, verify
-from trainers.hand_down import CLOSED, HANDED, HandDown
+from trainers.checkpoint import Progress
+from trainers.hand_down import CLOSED, HANDED, HandDown, moment
 from trainers.learner import Learner
 from trainers.ranks import Ranks
 from trainers.transfer import apply_delta, read_delta, reinitialize
@@ -53,14 +53,34 @@ class Announced:
             return self._changed.wait_for(lambda: self._newest >= boundary, timeout)
 
 
+class Beside(Protocol):
+    """Prepares a whole model while another one predicts; `trainers.successor.Successor` is
+    such."""
+
+    @property
+    def busy(self) -> bool: ...
+
+    def begin(self, hand_down: HandDown) -> bool:
+        """False: there is nothing to prepare, it may be taken over at once."""
+        ...
+
+    def advance(self) -> int:
+        """Called before each batch; the hand-down's boundary, ms, when done with it, else 0."""
+        ...
+
+
 class TakeOver:
     """The loop's `Boundary` of A-CTR.
+
+    While a successor is prepared it acts before every batch, marks nothing, and lets newer
+    hand-downs wait: a stream of them cannot keep A-CTR from ever taking one over.
 
     Args:
         told: takes a line for the person who watches, on rank 0.
         cadence_ms: event time between two of CPM's hand-downs, for :meth:`there`.
         progress: A-CTR's, from its checkpoint.
         relearn: learns the last window again after a whole model; how many impressions.
+        beside: prepares whole models instead, where that needs time.
     """
 
     def __init__(
@@ -73,9 +93,10 @@ class TakeOver:
         told: Callable[[str], None],
         progress: Progress,
         relearn: Callable[[], int] = lambda: 0,
+        beside: Beside | None = None,
     ) -> None:
         self._learner, self._config, self._announced = learner, config, announced
-        self._relearn = relearn
+        self._relearn, self._beside = relearn, beside
         self._cadence, self._ranks, self._told = Cadence(cadence_ms), ranks, told
         self._taken = progress.marks.get(CLOSED, 0)
         self._added = progress.marks.get(HANDED, 0)  # boundary of the last one that was taken
@@ -89,7 +110,7 @@ class TakeOver:
         if needed > self._taken and not self._announced.wait_for(needed, timeout):
             if self._waited_for != needed:
                 self._waited_for = needed
-                self._told(f"waiting for CPM's hand-down of {_time(needed)}")
+                self._told(f"waiting for CPM's hand-down of {moment(needed)}")
             return False
         self._gated = max(self._gated, batch.watermark)
         return True
@@ -97,32 +118,48 @@ class TakeOver:
     def due(self, batch: Batch) -> bool:
         self._from = _begin(batch, self._read)
         self._read = max(self._read, batch.watermark)
-        return bool(self._announced.between(self._taken, self._from))
+        return self._preparing() or bool(self._announced.between(self._taken, self._from))
 
     def act(self, batch: Batch | None) -> dict[str, int]:
         starts = self._ranks.exchange(None if batch is None else self._from)
         begin = min((start for start in starts if start is not None), default=0)
+        self._advance()
+        if not self._preparing():
+            self._take_due(begin)
+        return {CLOSED: self._taken, HANDED: self._added}
+
+    def _preparing(self) -> bool:
+        return self._beside is not None and self._beside.busy
+
+    def _advance(self) -> None:
+        if self._beside is not None and self._beside.busy and (done := self._beside.advance()):
+            self._taken = self._added = done
+
+    def _take_due(self, begin: int) -> None:
+        """What was handed down for boundaries up to ``begin``, ms."""
         waiting = self._ranks.exchange(self._announced.between(self._taken, begin))[0]
         wanted = "full" if self._config.transfer == "reinitialize" else "delta"
         usable = [h for h in waiting if h.kind == wanted]
         for other in sorted({h.kind for h in waiting} - {wanted, "begin"}):
             self._told(f"CPM hands down '{other}', not what actr.transfer asks for: left out")
+        if self._beside is not None and usable and self._beside.begin(usable[-1]):
+            self._advance()
+            return
         for hand_down in usable[-1:] if wanted == "full" else usable:
             if self._counts(hand_down):
                 self._take(hand_down)
             self._added = hand_down.boundary
         if waiting:
             self._taken = waiting[-1].boundary
-        return {CLOSED: self._taken, HANDED: self._added}
 
     def _counts(self, hand_down: HandDown) -> bool:
         """Whether its changes begin where those before ended, or later: none counts twice."""
         if hand_down.kind == "full" or hand_down.since == self._added:
             return True
-        then, since = _time(hand_down.boundary), _time(hand_down.since)
+        then, since = hand_down.then, moment(hand_down.since)
         if hand_down.since < self._added:
             self._told(
-                f"CPM's hand-down of {then} holds changes from before {_time(self._added)}, "
+                f"CPM's hand-down of {then} holds changes from before {moment(self._added)}, "
                 "which are here already: left out"
             )
             return False
@@ -131,8 +168,8 @@ class TakeOver:
 
     def _take(self, hand_down: HandDown) -> None:
         started = time.perf_counter()
-        place, then = Path(hand_down.location), _time(hand_down.boundary)
-        problems = [p for p in self._ranks.exchange(_problem(place)) if p is not None]
+        place, then = Path(hand_down.location), hand_down.then
+        problems = [p for p in self._ranks.exchange(hand_down.problem()) if p is not None]
         if problems:
             self._told(f"CPM's hand-down of {then} cannot be read ({problems[0]}): left out")
             return
@@ -162,15 +199,3 @@ def _begin(batch: Batch, watermark: int) -> int:
     time_B = batch.rows.column(EVENT_TIME).to_numpy()
     punctual_B = time_B[time_B >= watermark]
     return int(punctual_B.min()) if len(punctual_B) else 0
-
-
-def _problem(place: Path) -> str | None:
-    try:
-        verify(place)
-    except DamagedCheckpoint as error:
-        return str(error)
-    return None
-
-
-def _time(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")

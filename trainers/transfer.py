@@ -133,19 +133,24 @@ def reinitialize(into: Learner, version: Path, *, keep_batch_norm: bool = False)
                 module.reset()
 
 
-@torch.no_grad()
 def start_over(learner: Learner) -> None:
     """Begin anew, as just made: for a moment there are two of it in memory.
 
     Every rank must call this.
     """
-    fresh = Learner(learner.config, learner.schema)
-    ours, theirs = learner.state(), fresh.state()
+    become(learner, Learner(learner.config, learner.schema))
+
+
+@torch.no_grad()
+def become(learner: Learner, other: Learner) -> None:
+    """Go on as ``other``, of the same configuration: tables, vocabularies, dense weights and
+    optimizers. What counts steps and rounds stays ``learner``'s. Every rank must call this.
+    """
+    ours, theirs = learner.state(), other.state()
     for name, value in ours.items():
-        for tensor, beginning in zip(_local(value), _local(theirs[name]), strict=True):
-            tensor.copy_(beginning)
-    hidden = fresh.hidden_state()["vocabularies"]
-    _take_vocabularies(learner, hidden)
+        for tensor, its in zip(_local(value), _local(theirs[name]), strict=True):
+            tensor.copy_(its)
+    _take_vocabularies(learner, other.hidden_state()["vocabularies"])
 
 
 def _take_vocabularies(learner: Learner, hidden: dict[str, Any]) -> None:

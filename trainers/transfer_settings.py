@@ -45,8 +45,24 @@ class ActrConfig(LevelConfig):
     """Begin BatchNorm anew with every whole model (`reinitialize`)."""
     transfer_relearns: bool = True
     """Learn the ads of CPM's last window again after every whole model (`reinitialize`)."""
+    transfer_beside: Literal["auto", "always", "never"] = "auto"
+    """Learn them in a successor, while the A-CTR that is there goes on predicting, until the
+    successor has caught up and takes over: two models are in memory meanwhile. `never`: the
+    stream waits; so it does with `auto` where `align` is on, as in a replay, and on several
+    ranks in any case."""
+    catch_up_batches: int = Field(4, ge=2, le=1_000)
+    """Batches that a successor learns before each live one."""
     transfer_waiting: float = Field(1.0, ge=0, le=100)
     """Most changes kept for ids without a row, as a share of the table's rows (`delta`)."""
+
+    @property
+    def beside(self) -> bool:
+        """Whether a successor is to learn the last window, on one rank."""
+        if self.transfer != "reinitialize" or not self.transfer_relearns:
+            return False
+        return self.transfer_beside == "always" or (
+            self.transfer_beside == "auto" and not self.align
+        )
 
 
 def inherit(values: Any) -> Any:

@@ -52,6 +52,11 @@ def test_a_thousand_failed_attempts_are_two_lines(said, clock):
     ]
 
 
+def test_what_a_client_of_ours_left_as_it_closed_is_no_loss(said):
+    assert said("Metadata refresh: failed Cancelled", name="kafka.cluster") == []
+    assert said(CONNECTED, logging.INFO) == []
+
+
 def test_flapping_is_not_said_more_than_once_a_minute(said, clock):
     for _ in range(100):
         said("socket disconnected")
