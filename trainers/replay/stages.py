@@ -91,7 +91,8 @@ def run_cpm(
     whole = config.actr.transfer == "reinitialize" or config.cpm.mode == "scratch"
     tracker = None if whole else DeltaTracker(learner)
     with made_whole(folder) as partial:
-        store = HandDownStore(partial / _HAND_DOWNS, keep=sys.maxsize)
+        # What a crash takes is made again: a stage counts once it is whole.
+        store = HandDownStore(partial / _HAND_DOWNS, keep=sys.maxsize, durable=False)
         store.prepare()
         found: list[HandDown] = []
         boundary = HandDowns(
