@@ -158,24 +158,26 @@ class CheckpointStore:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def seal(directory: Path, progress: Progress) -> None:
-    """Bring every file of ``directory`` to the disk, and a manifest of their checksums."""
-    files = {}
-    for path in _files(directory):
-        files[path.relative_to(directory).as_posix()] = _digest(path)
-        _sync(path)
+def seal(directory: Path, progress: Progress, *, durable: bool = True) -> None:
+    """Write a manifest of the checksums of every file of ``directory``.
+
+    ``durable``: bring all of it to the disk.
+    """
+    paths = list(_files(directory))
+    files = {path.relative_to(directory).as_posix(): _digest(path) for path in paths}
     body = {"format": FORMAT, "progress": _to_json(progress), "files": files}
     manifest = directory / MANIFEST
     manifest.write_text(json.dumps({"body": body, "sha256": _body_digest(body)}, indent=1))
-    _sync(manifest)
-    for folder in {path.parent for path in _files(directory)} | {directory}:
-        _sync(folder)
+    if durable:
+        for path in [*paths, manifest, *{path.parent for path in paths} | {directory}]:
+            _sync(path)
 
 
-def rename(writing: Path, final: Path) -> None:
-    """Give a sealed directory its final name, for good."""
+def rename(writing: Path, final: Path, *, durable: bool = True) -> None:
+    """Give a sealed directory its final name; for good if ``durable``."""
     os.rename(writing, final)
-    _sync(final.parent)
+    if durable:
+        _sync(final.parent)
 
 
 def verify(path: Path) -> Checkpoint:

@@ -87,10 +87,13 @@ def moment(ms: int) -> str:
 
 
 class HandDownStore:
-    """The hand-downs on disk, ``keep`` of them."""
+    """The hand-downs on disk, ``keep`` of them.
 
-    def __init__(self, directory: Path, keep: int) -> None:
-        self.directory, self.keep = directory, keep
+    ``durable``: each is on the disk, for good, before it is announced.
+    """
+
+    def __init__(self, directory: Path, keep: int, *, durable: bool = True) -> None:
+        self.directory, self.keep, self.durable = directory, keep, durable
 
     def prepare(self) -> None:
         """Create the directory and remove what an interrupted write left behind."""
@@ -113,13 +116,13 @@ class HandDownStore:
             OSError: something could not be written.
         """
         writing, final = self.writing(boundary), self.directory / str(boundary)
-        seal(writing, progress)
+        seal(writing, progress, durable=self.durable)
         if _same(writing, final):  # A-CTR may be reading it
             shutil.rmtree(writing)
             return final
         if final.exists():
             shutil.rmtree(final)
-        rename(writing, final)
+        rename(writing, final, durable=self.durable)
         return final
 
     def discard(self, boundary: int) -> None:

@@ -38,9 +38,10 @@ class Ranks:
     def turn(
         self, *, has_batch: bool, finished: bool, stop: bool, may_save: bool, due: bool = False
     ) -> Turn:
+        if self.size == 1:
+            return Turn(has_batch, stop or (finished and not has_batch), may_save, due)
         flags = torch.tensor([has_batch, not finished, stop, not may_save, due], dtype=torch.int32)
-        if self.size > 1:
-            dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self._turns)
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self._turns)
         learn, unfinished, stopping, saving, boundary = (bool(flag) for flag in flags.tolist())
         return Turn(learn, stopping or not (unfinished or learn), not saving, boundary)
 

@@ -5,7 +5,7 @@ In a version's directory:
     signature.json          features, tables and dense shapes, which must be the taker's
     .metadata, *.distcp,    of a whole model: tables, vocabularies, dense weights
       hidden-00000.pt ...
-    delta-00000.npz ...     of a delta, from each rank: ids or rows, and changes in fp32
+    delta-00000.npz ...     of a delta, from each rank: see `trainers.delta_file`
 
 Legend: T rows or ids of a table that changed, K of them on this rank, D width.
 """
@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
@@ -29,9 +28,11 @@ from embeddings.tables import table_specs
 from embeddings.waiting import Waiting
 from errors import UserError
 from trainers.batch_norm import BatchNorm
-from trainers.delta import Changes, Columns, DeltaTracker, dense_part, dense_weights
+from trainers.delta import DeltaTracker, dense_part, dense_weights
+from trainers.delta_file import delta_path, read_deltas, write_delta
 from trainers.learner import Learner
 from trainers.state import Snapshot, State, copy_to_host, read_state, write_state
+from trainers.table_changes import Changes, Columns
 
 SIGNATURE = "signature.json"
 _ROWS = "rows of "
@@ -86,17 +87,8 @@ def export_delta(learner: Learner, tracker: DeltaTracker, directory: Path) -> No
         ValueError: a change is not finite: the model diverged.
     """
     tables, dense = tracker.changes()
-    arrays = {}
-    for name, changes in tables.items():
-        arrays[f"keys/{name}"] = changes.keys_T
-        arrays[f"change/{name}"] = changes.change_TD
-        arrays[f"gone/{name}"] = changes.gone_T
-    if learner.place.rank == 0:
-        arrays |= {f"dense/{name}": change.cpu() for name, change in dense.items()}
-    if not all(torch.isfinite(array).all() for array in arrays.values()):
-        raise ValueError("a change is not finite: the model diverged")
-    path = directory / f"delta-{learner.place.rank:05d}.npz"
-    np.savez(path, **{name: array.numpy() for name, array in arrays.items()})  # type: ignore[arg-type]
+    rank = learner.place.rank
+    write_delta(delta_path(directory, rank), tables, {} if rank else dense)
     _write_signature(learner, directory)
 
 
@@ -197,22 +189,7 @@ def read_delta(directory: Path) -> Delta:
     Raises:
         OSError, ValueError: it is not there, or is not a delta.
     """
-    paths = sorted(directory.glob("delta-*.npz"))
-    if not paths:
-        raise FileNotFoundError(f"no delta in {directory}")
-    parts: dict[str, list[torch.Tensor]] = {}
-    for path in paths:
-        with np.load(path, allow_pickle=False) as arrays:
-            for name in arrays.files:
-                parts.setdefault(name, []).append(torch.from_numpy(arrays[name]))
-    dense = {n.removeprefix("dense/"): ps[0] for n, ps in parts.items() if n.startswith("dense/")}
-    whole = {name: torch.cat(ps) for name, ps in parts.items() if not name.startswith("dense/")}
-    tables = [name.removeprefix("keys/") for name in whole if name.startswith("keys/")]
-    return Delta(
-        {t: Changes(whole[f"keys/{t}"], whole[f"change/{t}"], whole[f"gone/{t}"]) for t in tables},
-        dense,
-        _read_signature(directory),
-    )
+    return Delta(*read_deltas(directory), _read_signature(directory))
 
 
 @torch.no_grad()

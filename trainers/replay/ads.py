@@ -33,7 +33,7 @@ from trainers.loop import Boundary
 from trainers.ranks import Ranks
 from trainers.relearning import Relearning
 from trainers.replay.forgetting import Periods, Probe, Samples, held_back
-from trainers.replay.histories import Histories
+from trainers.replay.histories import Histories, reached, with_history
 from trainers.replay.level_run import Advance, run_level, settled, stepping
 from trainers.replay.log import AD, DOMAIN, DOMAINS, RecordedLog
 from trainers.replay.plan import Variant
@@ -90,11 +90,12 @@ class AdRun:
     def run(self, advance: Advance) -> Outcome:
         """Raises UserError when the model diverges, among others."""
         level, schema = ad_model(self.variant, self.config)
-        learner = Learner(level, schema)
+        learner, histories = Learner(level, schema), self.upstream.histories
+        later = histories and histories.anew()  # batches are made ready ahead of the probe
         probe = Probe(
             self.samples,
             self.periods.ends(),
-            lambda rows, end: self._sample(learner, rows, end),
+            lambda rows, end: self._sample(learner, later, rows, end),
             learner.predict,
         )
         again = Relearning[ModelBatch](self.config, lambda batches: _learnt(learner, batches))
@@ -104,16 +105,12 @@ class AdRun:
         def publish(batch: Batch, probability_B: NDArray[np.float32], step: int) -> None:
             found.append(_predictions(batch.rows, probability_B, self._ads(batch.rows), user))
 
-        def ready(batch: Batch) -> ModelBatch:
-            prepared = self._ready(batch)
-            again.keep(prepared, batch.watermark)
-            return prepared
-
         spent = run_level(
-            learner,
             self.log.batches(self.variant.learns, level.batch_size, settings.partitions),
             settings.read_ahead,
-            learn=stepping(learner, ready),
+            lambda rows: self._weighted(with_history(learner.to_batch, histories)(rows), rows),
+            key=reached(histories),
+            learn=stepping(learner, lambda batch, ready: again.keep(ready, batch.watermark)),
             advance=advance,
             boundaries=[*self._take_over(learner, again), probe],
             publish=publish,
@@ -141,26 +138,22 @@ class AdRun:
         )
         return [boundary]
 
-    def _ready(self, batch: Batch) -> ModelBatch:
-        """With its history, and weights of 0 for what is held back: that is predicted, and
-        its click never seen."""
-        prepared, rows = batch.prepared, batch.rows
-        assert isinstance(prepared, ModelBatch)
-        if self.upstream.histories is not None:
-            prepared = self.upstream.histories.attach(prepared, rows)
+    def _weighted(self, batch: ModelBatch, rows: pa.RecordBatch) -> ModelBatch:
+        """With weights of 0 for what is held back: that is predicted, and its click never seen."""
         share = self.config.replay.held_back
         if not share:
-            return prepared
+            return batch
         out_B = held_back(rows.column(IMPRESSION_ID).to_numpy(), share) & self._ads(rows)
-        weight_B = prepared.weight_B.masked_fill(torch.from_numpy(out_B), 0.0)
-        return replace(prepared, weight_B=weight_B)
+        return replace(batch, weight_B=batch.weight_B.masked_fill(torch.from_numpy(out_B), 0.0))
 
-    def _sample(self, learner: Learner, rows: pa.RecordBatch, end: int) -> ModelBatch:
+    def _sample(
+        self, learner: Learner, histories: Histories | None, rows: pa.RecordBatch, end: int
+    ) -> ModelBatch:
         """Held-back ads as the model reads them, with the histories known at ``end``, ms."""
         if self.variant.by_domain:
             domain = pa.array(np.full(len(rows), DOMAINS.index(AD), np.int64))
             rows = rows.append_column(DOMAIN, domain)
-        batch, histories = learner.to_batch(rows), self.upstream.histories
+        batch = learner.to_batch(rows)
         return batch if histories is None else histories.attach(batch, rows, as_of=end)
 
     def _ads(self, rows: pa.RecordBatch) -> NDArray[np.bool_]:

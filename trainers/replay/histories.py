@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,10 @@ from embeddings.history import (
 from embeddings.history_alignment import align
 from embeddings.history_settings import HistoryConfig
 from embeddings.history_store import HistoryStore
-from streaming.impressions import EVENT_TIME, ImpressionSchema
+from streaming.impressions import EVENT_TIME, Batch, ImpressionSchema
 from trainers.features import ModelBatch
 from trainers.history_inputs import attach
+from trainers.replay.chunks import Make
 
 
 def write_period(folder: Path, snapshots: list[Snapshot]) -> None:
@@ -58,10 +61,19 @@ class Histories:
         self, folder: Path, config: HistoryConfig, dim: int, schema: ImpressionSchema
     ) -> None:
         self._folder, self._config, self._dim, self._schema = folder, config, dim, schema
-        self._coming = sorted(int(path.stem) for path in folder.glob("[0-9]*.npz"))[::-1]
+        self._ends = sorted(int(path.stem) for path in folder.glob("[0-9]*.npz"))
+        self._coming = self._ends[::-1]
         self._windows: dict[tuple[str, int], Window] = {}
         self._last: list[Snapshot] = []
         self.store = HistoryStore.of(config, dim)
+
+    def anew(self) -> Histories:
+        """The same from the beginning, for a reader at another event time."""
+        return Histories(self._folder, self._config, self._dim, self._schema)
+
+    def reached(self, until: int) -> int:
+        """How many periods end at ``until``, ms, or before."""
+        return bisect_right(self._ends, until)
 
     def advance(self, until: int) -> None:
         """Take in the periods that end at ``until``, ms, or before."""
@@ -96,3 +108,16 @@ class Histories:
                 before = empty_window(config.window, self._dim)
             self._windows[bucket] = expire(merge(before, snapshot), end, config.ttl_ms)
         self.store.apply({b: publish(w, config) for b, w in self._windows.items()})
+
+
+def with_history(make: Make, histories: Histories | None) -> Make:
+    """``make``, and then what was known at each impression's event time."""
+    if histories is None:
+        return make
+    return lambda rows: histories.attach(make(rows), rows)
+
+
+def reached(histories: Histories | None) -> Callable[[Batch], int]:
+    """Tells batches apart that see more periods than those before: what they see is looked up
+    before the next period may push it out."""
+    return lambda batch: 0 if histories is None else histories.reached(batch.watermark)

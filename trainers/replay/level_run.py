@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from trainers.features import ModelBatch
 from trainers.learner import Learner
 from trainers.loop import Boundary, Learn, Loop
 from trainers.ranks import Ranks
+from trainers.replay.chunks import Make, chunked, made_ready
 from trainers.replay.results import Spent
 from trainers.replay.streams import ahead
 from trainers.saver import Saved, Write
@@ -33,23 +34,28 @@ def settled(level: LevelConfig) -> LevelConfig:
 
 
 def run_level(
-    learner: Learner,
     batches: Iterator[Batch],
     read_ahead: int,
+    make: Make,
     *,
     learn: Learn,
     advance: Advance,
+    key: Callable[[Batch], object] = lambda batch: None,
     boundaries: Sequence[Boundary] = (),
     publish: Publish = lambda batch, probability_B, step: None,
 ) -> Spent:
-    """Predict and learn all ``batches``, made ready for ``learner`` beforehand.
+    """Predict and learn all ``batches``, each with what ``make`` makes of its rows.
+
+    Args:
+        read_ahead: batches that are made ready in one go, while others are learnt.
+        key: only batches with the same one are made ready together.
 
     Raises:
         UserError: the model diverged, or what the boundaries raise.
     """
     started = time.perf_counter()
     progress = Loop(
-        reader=_Recorded(batches, learner, read_ahead),
+        reader=_Recorded(chunked(batches, read_ahead, key), make),
         learn=learn,
         publish=publish,
         watcher=_Watcher(advance),
@@ -65,13 +71,17 @@ def run_level(
     return Spent(progress.impressions, time.perf_counter() - started)
 
 
-def stepping(learner: Learner, ready: Callable[[Batch], ModelBatch]) -> Learn:
-    """Learns batch after batch, each as ``ready`` gives it right before."""
+def stepping(
+    learner: Learner, told: Callable[[Batch, ModelBatch], None] = lambda batch, prepared: None
+) -> Learn:
+    """Learns batch after batch; ``told`` of each right before."""
 
     def learn(batches: Iterator[Batch | None]) -> Iterator[tuple[np.ndarray, float]]:
         for batch in batches:
             assert batch is not None
-            yield learner.step(ready(batch))
+            assert isinstance(batch.prepared, ModelBatch)
+            told(batch, batch.prepared)
+            yield learner.step(batch.prepared)
 
     return learn
 
@@ -79,17 +89,18 @@ def stepping(learner: Learner, ready: Callable[[Batch], ModelBatch]) -> Learn:
 class _Recorded:
     """The loop's reader."""
 
-    def __init__(self, batches: Iterator[Batch], learner: Learner, read_ahead: int) -> None:
-        self._made = ahead(batches, lambda batch: learner.to_batch(batch.rows), read_ahead)
+    def __init__(self, chunks: Iterator[list[Batch]], make: Make) -> None:
+        self._made = ahead(chunks, lambda chunk: made_ready(chunk, make), depth=1)
+        self._ready: deque[Batch] = deque()
         self.finished = False
 
     def next_batch(self, timeout: float) -> Batch | None:
-        found = next(self._made, None)
-        if found is None:
+        if not self._ready:
+            self._ready.extend(next(self._made, ()))
+        if not self._ready:
             self.finished = True
             return None
-        batch, prepared = found
-        return replace(batch, prepared=prepared)
+        return self._ready.popleft()
 
 
 class _Each:

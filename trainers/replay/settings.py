@@ -26,5 +26,5 @@ class ReplayConfig(Section):
     """Draws of users for the interval of a difference."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Of those draws."""
-    read_ahead: int = Field(8, ge=1, le=1_000)
-    """Batches that are made ready while one is learnt."""
+    read_ahead: int = Field(32, ge=1, le=1_000)
+    """Batches that are made ready in one go, while others are learnt."""

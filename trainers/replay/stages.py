@@ -19,13 +19,12 @@ from config import Config
 from embeddings.history import Snapshot
 from trainers.checkpoint import Progress
 from trainers.delta import DeltaTracker
-from trainers.features import ModelBatch
 from trainers.hand_down import HandDown, HandDowns, HandDownStore
 from trainers.learner import Learner
 from trainers.levels import level as find_level
 from trainers.loop import Learn
 from trainers.ranks import Ranks
-from trainers.replay.histories import Histories, write_period
+from trainers.replay.histories import Histories, reached, with_history, write_period
 from trainers.replay.level_run import Advance, run_level, settled, stepping
 from trainers.replay.log import NATURAL, RecordedLog
 from trainers.replay.results import Spent, made_whole
@@ -76,8 +75,8 @@ def run_tpm(log: RecordedLog, config: Config, folder: Path, advance: Advance) ->
         snapshots = Snapshots(
             learner, level.schema, config.history, Ranks(), send=period.append, told=told
         )
-        learn = snapshots.watching(stepping(learner, lambda batch: _prepared(batch.prepared)))
-        spent = _over_natural(learner, log, config, learn, snapshots, advance)
+        learn = snapshots.watching(stepping(learner))
+        spent = _over_natural(learner, log, config, None, learn, snapshots, advance)
         _save(partial, spent)
 
 
@@ -91,7 +90,8 @@ def run_cpm(
     whole = config.actr.transfer == "reinitialize" or config.cpm.mode == "scratch"
     tracker = None if whole else DeltaTracker(learner)
     with made_whole(folder) as partial:
-        store = HandDownStore(partial / _HAND_DOWNS, keep=sys.maxsize)
+        # What a crash takes is made again: a stage counts once it is whole.
+        store = HandDownStore(partial / _HAND_DOWNS, keep=sys.maxsize, durable=False)
         store.prepare()
         found: list[HandDown] = []
         boundary = HandDowns(
@@ -105,8 +105,8 @@ def run_cpm(
             afresh=config.cpm.mode == "scratch",
             progress=Progress(),
         )
-        learn = stepping(learner, lambda batch: _with_history(histories, batch))
-        spent = _over_natural(learner, log, config, learn, boundary, advance)
+        learn = stepping(learner)
+        spent = _over_natural(learner, log, config, histories, learn, boundary, advance)
         _save(partial, spent, found)
 
 
@@ -114,6 +114,7 @@ def _over_natural(
     learner: Learner,
     log: RecordedLog,
     config: Config,
+    histories: Histories | None,
     learn: Learn,
     boundary: Any,
     advance: Advance,
@@ -121,15 +122,11 @@ def _over_natural(
     settings = config.replay
     batches = log.batches((NATURAL,), learner.config.batch_size, settings.partitions)
     return run_level(
-        learner, batches, settings.read_ahead, learn=learn, advance=advance, boundaries=[boundary]
+        batches,
+        settings.read_ahead,
+        with_history(learner.to_batch, histories),
+        key=reached(histories),
+        learn=learn,
+        advance=advance,
+        boundaries=[boundary],
     )
-
-
-def _prepared(prepared: Any) -> ModelBatch:
-    assert isinstance(prepared, ModelBatch)
-    return prepared
-
-
-def _with_history(histories: Histories | None, batch: Any) -> ModelBatch:
-    ready = _prepared(batch.prepared)
-    return ready if histories is None else histories.attach(ready, batch.rows)

@@ -1,4 +1,4 @@
-"""Batches made ready in a thread of their own, as the live reader's are."""
+"""What is made ready in a thread of its own, as the live reader's batches are."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ U = TypeVar("U")
 _END = object()
 
 
-def ahead(source: Iterator[T], make: Callable[[T], U], depth: int) -> Iterator[tuple[T, U]]:
-    """Each of ``source`` with what ``make`` made of it, at most ``depth`` ahead of the user.
+def ahead(source: Iterator[T], make: Callable[[T], U], depth: int) -> Iterator[U]:
+    """What ``make`` makes of each of ``source``, at most ``depth`` ahead of the user.
 
     Both run in another thread; what they raise is raised here, in its place.
     """
@@ -36,7 +36,7 @@ def _fill(
 ) -> None:
     try:
         for item in source:
-            if not _put(made, (item, make(item)), over):
+            if not _put(made, make(item), over):
                 return
         _put(made, _END, over)
     except BaseException as error:  # whatever it is, it belongs to the thread that waits

@@ -112,3 +112,17 @@ def test_all_damaged_stays_an_error_at_the_next_start(store):
     for _ in range(2):
         with pytest.raises(UserError, match="start anew"):
             store.latest()
+
+
+def test_a_durable_directory_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(checkpoint, "_sync", lambda path: synced.append(path.name))
+    for durable in (True, False):
+        (tmp_path / "made" / "inner").mkdir(parents=True)
+        (tmp_path / "made" / "inner" / "weights").write_bytes(b"bytes")
+        checkpoint.seal(tmp_path / "made", Progress(step=3), durable=durable)
+        assert sorted(synced) == (["inner", "made", "manifest.json", "weights"] if durable else [])
+        checkpoint.rename(tmp_path / "made", tmp_path / f"final-{durable}", durable=durable)
+        assert synced[4:] == ([tmp_path.name] if durable else [])
+        assert checkpoint.verify(tmp_path / f"final-{durable}").progress.step == 3
+        synced.clear()

@@ -6,11 +6,14 @@ from synthetic_stream import SCHEMA, impressions
 from transfer_support import SIZE, config, learn
 
 from embeddings.local_tables import local_tables
-from trainers.delta import DeltaTracker
+from trainers.delta import COPIED, DeltaTracker
 from trainers.learner import Learner, write_state
 from trainers.transfer import export_delta, read_delta
 
 STREAM = [impressions(seed, SIZE) for seed in range(24)]
+
+
+both_ways = pytest.mark.parametrize("copied", [0, COPIED], ids=["noted", "copied"])
 
 
 def exported(learner, tracker, directory):
@@ -20,10 +23,24 @@ def exported(learner, tracker, directory):
     return (directory / "delta-00000.npz").read_bytes()
 
 
+def test_what_changed_is_handed_down_to_the_bit_however_it_was_found(tmp_path):
+    learners = [Learner(config(), SCHEMA) for _ in range(2)]
+    trackers = [DeltaTracker(learners[0], 0), DeltaTracker(learners[1], COPIED)]
+    for k in range(4):
+        one, other = (
+            learn(learner, STREAM[5 * k : 5 * k + 5])
+            and exported(learner, tracker, tmp_path / f"{name}-{k}")
+            for name, (learner, tracker) in enumerate(zip(learners, trackers, strict=True))
+        )
+        assert one == other
+    assert learners[0].vocabulary_stats()["user_id"].evicted_total > 0, "ids come and go"
+
+
+@both_ways
 @pytest.mark.parametrize("stopped_at", [9, 10, 12, 15])
-def test_a_restart_in_between_hands_down_the_same_bits(tmp_path, stopped_at):
+def test_a_restart_in_between_hands_down_the_same_bits(tmp_path, stopped_at, copied):
     one = Learner(config(), SCHEMA)
-    tracker = DeltaTracker(one)
+    tracker = DeltaTracker(one, copied)
     learn(one, STREAM[:8])
     exported(one, tracker, tmp_path / "first")
     learn(one, STREAM[8:stopped_at])
@@ -35,16 +52,17 @@ def test_a_restart_in_between_hands_down_the_same_bits(tmp_path, stopped_at):
     assert one.vocabulary_stats()["user_id"].evicted_total > 0, "ids come and go"
 
     two = Learner(config(), SCHEMA)
-    again = DeltaTracker(two)
+    again = DeltaTracker(two, copied)
     two.load(tmp_path / "checkpoint")
     again.load(tmp_path / "checkpoint")
     learn(two, STREAM[stopped_at:20])
     assert exported(two, again, tmp_path / "two") == exported(one, tracker, tmp_path / "one")
 
 
-def test_only_what_was_touched_is_carried_and_predicting_touches_nothing(tmp_path):
+@both_ways
+def test_only_what_was_touched_is_carried_and_predicting_touches_nothing(tmp_path, copied):
     learner = Learner(config(rows=1024), SCHEMA)
-    tracker = DeltaTracker(learner)
+    tracker = DeltaTracker(learner, copied)
     learn(learner, STREAM[:8])
     exported(learner, tracker, tmp_path / "first")
     learner.predict(learner.to_batch(STREAM[9]))
@@ -58,9 +76,10 @@ def test_only_what_was_touched_is_carried_and_predicting_touches_nothing(tmp_pat
     assert 0 < len(users.keys_T) <= 4 and not users.gone_T.any()
 
 
-def test_memory_is_bounded_by_the_rows_that_there_are():
+@both_ways
+def test_memory_is_bounded_by_the_rows_that_there_are(copied):
     learner = Learner(config(), SCHEMA)
-    tracker = DeltaTracker(learner)
+    tracker = DeltaTracker(learner, copied)
     learn(learner, STREAM[:8])
     tracker.rebase()
     learn(learner, [impressions(50 + i, SIZE, first_user=400 * i) for i in range(20)])
@@ -70,10 +89,11 @@ def test_memory_is_bounded_by_the_rows_that_there_are():
     )
 
 
-def test_deltas_add_up_also_for_ids_that_come_and_go(tmp_path):
+@both_ways
+def test_deltas_add_up_also_for_ids_that_come_and_go(tmp_path, copied):
     """The sum of an id's changes is where it stands now; nothing, when it has no row."""
     learner = Learner(config(), SCHEMA)
-    tracker = DeltaTracker(learner)
+    tracker = DeltaTracker(learner, copied)
     total: dict[int, torch.Tensor] = {}
     came_back, everybody_gone = 0, set()
     for k in range(8):
@@ -99,7 +119,8 @@ def test_deltas_add_up_also_for_ids_that_come_and_go(tmp_path):
     )
 
 
-def test_learning_gives_the_same_bits_with_and_without_tracking():
+@both_ways
+def test_learning_gives_the_same_bits_with_and_without_tracking(copied):
     plain, tracked = Learner(config(), SCHEMA), Learner(config(), SCHEMA)
-    DeltaTracker(tracked)
+    DeltaTracker(tracked, copied)
     assert learn(plain, STREAM[:12]) == learn(tracked, STREAM[:12])

@@ -142,7 +142,7 @@ def test_only_so_many_are_kept(tmp_path):
 
 
 def test_what_could_not_be_written_goes_with_the_next(tmp_path, monkeypatch, caplog):
-    def full(*_):
+    def full(*_, **__):
         raise OSError("No space left on device")
 
     cpm, whole = Cpm(tmp_path / "a"), Cpm(tmp_path / "b")
