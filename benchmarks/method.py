@@ -124,7 +124,12 @@ def _each(values: Sequence[float]) -> str:
 
 
 def run(
-    config: Config, market: str, seed: str, variants: tuple[Variant, ...], out: Path
+    config: Config,
+    market: str,
+    seed: str,
+    variants: tuple[Variant, ...],
+    out: Path,
+    kind: type[Replay] = Replay,
 ) -> Figures:
     """``variants`` over the market of this preset and seed, made if it is not there yet."""
     folder = out / f"{market}-{seed}"
@@ -133,7 +138,7 @@ def run(
         pass
     log = RecordedLog(folder / "market", config.impressions)
     with Bars() as bars:
-        replay = Replay(log, config, folder, bars)
+        replay = kind(log, config, folder, bars)
         return judge({variant.name: replay.outcome(variant) for variant in variants}, log, config)
 
 

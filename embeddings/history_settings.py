@@ -30,9 +30,6 @@ class HistoryConfig(Section):
     """Event time after which a user or item that is not seen any more is forgotten, hours."""
     refresh_seconds: float = Field(60.0, gt=0)
     """Wall-clock time between two rounds of refreshing and expiring, seconds."""
-    align: bool = False
-    """Rotate each period's vectors onto those of the period before (orthogonal Procrustes); so
-    far in a replay only, live they stay as TPM made them."""
 
     @property
     def aggregated(self) -> bool:

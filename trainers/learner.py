@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -44,6 +45,8 @@ from trainers.state import (
 )
 
 __all__ = ["Learner", "Snapshot", "VocabularyStats", "write_state"]
+
+_OUTPUT_BIAS = "dense.output.bias"
 
 
 @dataclass(frozen=True)
@@ -250,8 +253,9 @@ def _machine(place: Place) -> Machine:
 
 def _optimizer(model: DistributedModelParallel, config: LevelConfig) -> CombinedOptimizer:
     dense = dict(in_backward_optimizer_filter(model.named_parameters()))
+    rate = config.optimizer.dense_learning_rate
     adam = KeyedOptimizerWrapper(
-        dense, lambda p: torch.optim.Adam(p, lr=config.optimizer.dense_learning_rate, fused=True)
+        dense, lambda _: torch.optim.Adam(_groups(dense, config), lr=rate, fused=True)
     )
     # Adam makes its state at the first step; a checkpoint before it must have it too.
     for parameter in dense.values():
@@ -261,3 +265,13 @@ def _optimizer(model: DistributedModelParallel, config: LevelConfig) -> Combined
             "exp_avg_sq": torch.zeros_like(parameter),
         }
     return CombinedOptimizer([model.fused_optimizer, ("dense", adam)])
+
+
+def _groups(dense: dict[str, torch.nn.Parameter], config: LevelConfig) -> list[dict[str, Any]]:
+    """Adam's parameter groups: the output's bias is one where it has a rate of its own."""
+    own = {n for n in dense if config.optimizer.bias_learning_rate and n.endswith(_OUTPUT_BIAS)}
+    groups: list[dict[str, Any]] = [{"params": [p for n, p in dense.items() if n not in own]}]
+    if own:
+        rate = config.optimizer.bias_learning_rate
+        groups.append({"params": [dense[n] for n in own], "lr": rate})
+    return groups

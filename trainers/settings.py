@@ -64,6 +64,9 @@ class OptimizerConfig(Section):
     """Row-wise Adagrad, embedding tables."""
     dense_learning_rate: float = Field(0.001, gt=0)
     """Adam, dense weights."""
+    bias_learning_rate: float = Field(0.0, ge=0)
+    """Adam, the output's bias alone, which says how often is clicked at all; 0: as the other
+    dense weights."""
 
 
 class CheckpointConfig(Section):

@@ -49,7 +49,6 @@ PURE = [
     "embeddings/refresh_shard.py",
     "embeddings/refresh_statistics.py",
     "embeddings/history.py",
-    "embeddings/history_alignment.py",
     "embeddings/history_records.py",
     "embeddings/history_table.py",
     "embeddings/history_store.py",

@@ -22,7 +22,6 @@ from embeddings.history import (
     merge,
     publish,
 )
-from embeddings.history_alignment import align
 from embeddings.history_settings import HistoryConfig
 from embeddings.history_store import HistoryStore
 from streaming.impressions import EVENT_TIME, Batch, ImpressionSchema
@@ -64,7 +63,6 @@ class Histories:
         self._ends = sorted(int(path.stem) for path in folder.glob("[0-9]*.npz"))
         self._coming = self._ends[::-1]
         self._windows: dict[tuple[str, int], Window] = {}
-        self._last: list[Snapshot] = []
         self.store = HistoryStore.of(config, dim)
 
     def anew(self) -> Histories:
@@ -97,11 +95,7 @@ class Histories:
 
     def _take(self, end: int) -> None:
         config = self._config
-        snapshots = read_period(self._folder, end, config.buckets)
-        if config.align and self._last:
-            snapshots = align(self._last, snapshots)
-        self._last = snapshots
-        for snapshot in snapshots:
+        for snapshot in read_period(self._folder, end, config.buckets):
             bucket = (snapshot.kind, snapshot.bucket)
             before = self._windows.get(bucket)
             if before is None:

@@ -25,6 +25,10 @@ def config(**model) -> LevelConfig:
     return LevelConfig(batch_size=SIZE, device="cpu", model=ModelConfig(**settings))
 
 
+def biased(**rates) -> LevelConfig:
+    return config().model_copy(update={"optimizer": OptimizerConfig(**rates)})
+
+
 STREAM = [impressions(seed, SIZE) for seed in range(24)]
 
 
@@ -95,6 +99,53 @@ def test_a_learner_that_knows_something_forgets_it_when_it_loads(uninterrupted):
 def test_the_loss_curve_is_the_golden_one(uninterrupted):
     losses = [loss for _, loss in uninterrupted["results"]]
     np.testing.assert_allclose(losses, json.loads(GOLDEN.read_text()), rtol=1e-3)
+
+
+def test_the_output_bias_has_a_learning_rate_of_its_own():
+    """Adam's first step is as long as the rate, so of one step each rate can be told."""
+
+    def after_a_step(**rates) -> dict[str, torch.Tensor]:
+        learner = Learner(biased(**rates), SCHEMA)
+        learn(learner, STREAM[:1])
+        return tensors(learner)
+
+    (name,) = (n for n in tensors(Learner(config(), SCHEMA)) if n.endswith("output.bias"))
+    start, without, own = (
+        tensors(Learner(config(), SCHEMA)),
+        after_a_step(),
+        after_a_step(bias_learning_rate=0.25),
+    )
+    assert float((without[name] - start[name]).abs()) == pytest.approx(0.001, rel=1e-3)
+    assert float((own[name] - start[name]).abs()) == pytest.approx(0.25, rel=1e-3)
+    for other in own.keys() - {name}:
+        assert torch.equal(own[other], without[other]), other
+
+
+def test_the_rate_of_the_others_for_the_bias_changes_no_bit(uninterrupted):
+    rate = OptimizerConfig().dense_learning_rate
+    learner = Learner(biased(bias_learning_rate=rate), SCHEMA)
+    assert learn(learner) == uninterrupted["results"]
+
+
+def test_going_on_with_a_rate_for_the_bias_gives_the_same_bits(tmp_path):
+    learner = Learner(biased(bias_learning_rate=0.05), SCHEMA)
+    learn(learner, STREAM[:5])
+    write_state(learner.snapshot(), tmp_path)
+    expected = learn(learner, STREAM[5:12])
+    resumed = Learner(biased(bias_learning_rate=0.05), SCHEMA)
+    resumed.load(tmp_path)
+    assert learn(resumed, STREAM[5:12]) == expected
+    theirs = tensors(resumed)
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in tensors(learner).items())
+
+
+def test_a_checkpoint_from_before_the_bias_had_a_rate_can_be_gone_on_from(uninterrupted):
+    """And the other way round: the rate is no part of the state."""
+    learner = Learner(biased(bias_learning_rate=0.05), SCHEMA)
+    learner.load(uninterrupted["folder"] / "4")
+    results = learn(learner, STREAM[4:8])
+    assert results[0] == uninterrupted["results"][4]
+    assert results[2] != uninterrupted["results"][6]
 
 
 @pytest.mark.parametrize("pipelined", [False, True])
