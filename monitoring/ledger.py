@@ -154,7 +154,7 @@ class Ledger:
     def __init__(
         self, config: MonitorConfig, levels: Sequence[str], observers: Sequence[Observer] = ()
     ) -> None:
-        self.windows = list(config.windows_seconds)
+        self.config = config
         self.levels = {level: LevelLedger(level, config) for level in levels}
         self.observers = {observer.name: observer for observer in observers}
         self.positions: dict[str, dict[int, int]] = {}
@@ -198,7 +198,7 @@ class Ledger:
     def state(self) -> tuple[dict[str, Any], Arrays]:
         """Facts fit for JSON, and arrays."""
         facts = {
-            "windows": self.windows,
+            "config": self.config.model_dump(mode="json"),
             "levels": {name: level.facts() for name, level in self.levels.items()},
             "positions": self.positions,
             "unreadable": self.unreadable,

@@ -19,6 +19,7 @@ from monitoring.exporter import Exporter, Progress
 from monitoring.ledger import Ledger, Observer
 from monitoring.monitor_checkpoint import DamagedState, read_state, set_aside, write_state
 from monitoring.monitor_page import page
+from monitoring.monitor_settings import MonitorConfig
 from monitoring.monitor_telemetry import MonitorTelemetry
 from monitoring.monitor_told import Told
 from monitoring.monitor_topics import MonitorTopics
@@ -86,7 +87,7 @@ def resumed(anew: Callable[[], Ledger], directory: Path) -> tuple[Ledger, bool]:
         found = read_state(directory)
         if found is None:
             return ledger, False
-        require_same_windows(found[0], ledger, directory)
+        _require_same_windows(found[0], ledger.config, directory)
         ledger.restore(*found)
     except (DamagedState, KeyError, ValueError, TypeError) as error:
         log.warning(
@@ -99,11 +100,12 @@ def resumed(anew: Callable[[], Ledger], directory: Path) -> tuple[Ledger, bool]:
     return ledger, True
 
 
-def require_same_windows(facts: Mapping[str, Any], ledger: Ledger, directory: Path) -> None:
-    if facts["windows"] != ledger.windows:
+def _require_same_windows(facts: Mapping[str, Any], config: MonitorConfig, path: Path) -> None:
+    then, now = facts["config"]["windows_seconds"], list(config.windows_seconds)
+    if then != now:
         raise UserError(
-            f"{directory} was kept with monitor.windows_seconds = {facts['windows']}, and now "
-            f"they are {ledger.windows}; restore them, or remove the directory to start anew"
+            f"{path} was kept with monitor.windows_seconds = {then}, and now they are {now}; "
+            "restore them, or remove the directory to start anew"
         )
 
 
@@ -126,8 +128,7 @@ class _Monitor:
         self._topics = MonitorTopics(kafka, config.topics, ledger, stopping.is_set, stack)
         self._ask, self._tell = Sparing(_ASK_SECONDS), Sparing(_TELL_SECONDS)
         self._save = Sparing(config.monitor.checkpoint_every_seconds)
-        self._unsaved = False
-        self._failing = self._away = False
+        self._unsaved = self._failing = False
         self._problem = f"Kafka at {kafka.bootstrap_servers} is away"
 
     def run(self) -> None:
@@ -145,7 +146,6 @@ class _Monitor:
         if self._ask.due:
             with self._ask.turn():
                 self._topics.ask()
-            self._say_away()
         read = 0 if self._topics.away else self._topics.poll()
         self._unsaved |= read > 0
         if self._tell.due:
@@ -156,11 +156,6 @@ class _Monitor:
                 self.save()
         if not read:
             self._stopping.wait(_IDLE_SECONDS)
-
-    def _say_away(self) -> None:
-        if self._topics.away != self._away:
-            self._away = self._topics.away
-            log.warning("%s", self._problem if self._away else "Kafka is back")
 
     def tell(self) -> None:
         """Measure, and let scrapes and the page see it."""

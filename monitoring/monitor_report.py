@@ -10,8 +10,8 @@ from monitoring import text
 from monitoring.calibrated import HEADINGS, Calibrated, by_calibration, sentence
 from monitoring.ledger import Ledger
 from monitoring.monitor_checkpoint import NAME, DamagedState, read_state
-from monitoring.monitor_process import require_same_windows, state_dir
-from streaming.topic_admin import LEVELS
+from monitoring.monitor_process import state_dir
+from monitoring.monitor_settings import MonitorConfig
 
 
 def report_lines(config: Config) -> list[str]:
@@ -21,7 +21,6 @@ def report_lines(config: Config) -> list[str]:
         UserError: no monitor has kept a checkpoint in the run directory, or it is damaged.
     """
     directory = state_dir(config.run_dir)
-    ledger = Ledger(config.monitor, LEVELS)
     try:
         found = read_state(directory)
         if found is None:
@@ -29,8 +28,10 @@ def report_lines(config: Config) -> list[str]:
                 f"no monitor has kept anything in {directory}: start 'ecdctr monitor' with the "
                 "same --run-dir, or name another"
             )
-        require_same_windows(found[0], ledger, directory)
-        ledger.restore(*found)
+        facts, arrays = found
+        # As it was kept: whoever asks need not know with which settings.
+        ledger = Ledger(MonitorConfig.model_validate(facts["config"]), list(facts["levels"]))
+        ledger.restore(facts, arrays)
     except (DamagedState, KeyError, ValueError, TypeError) as error:
         raise UserError(f"the checkpoint in {directory} cannot be read: {error}") from None
     age = time.time() - (directory / NAME).stat().st_mtime

@@ -1,15 +1,18 @@
 """`ecdctr monitor` on a real Kafka: killed and started again, it tells what one look tells."""
 
+import contextlib
 import signal
 
 import numpy as np
 import pytest
+from kafka import TopicPartition
 from monitor_support import BEGIN, MonitorHome, Trainer, columns_of
 from tests_support import run_ecdctr
 from trainer_support import fresh_topics
 
 from monitoring.sampled_rows import Predicted
 from monitoring.window import measure
+from streaming import kafka_clients
 from streaming.topic_admin import create_topics
 
 BATCHES = 100  # of 100 predictions, 10 s each
@@ -148,3 +151,31 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_logs_read_again(trainer, home
 def test_no_monitor_has_been_here(tmp_path):
     done = run_ecdctr("monitor", "--report", "--run-dir", str(tmp_path))
     assert done.returncode == 2 and "start 'ecdctr monitor'" in done.stderr
+
+
+def test_what_retention_removed_is_told_and_passed_over(kafka, own_topics, trainer, home):
+    trainer.predict(range(10))
+    home.start().wait("predictions_total", 1_000, level="actr")
+    assert home.stop() == 0
+    trainer.predict(range(10, 20))
+    topic = own_topics.predictions_of("actr")
+    with contextlib.closing(kafka_clients.admin(kafka)) as client:
+        client.delete_records({TopicPartition(topic, p): 15 for p in range(4)})
+    trainer.predict(range(20, 30))
+    home.start().wait("predictions_total", 2_500, level="actr")
+    assert home.value("lost_records_total", topic=topic) == 20
+    assert "are gone" in home.said()
+
+
+def test_other_windows_are_refused_with_the_way_out(trainer, home):
+    trainer.predict(range(10))
+    home.start().wait("predictions_total", 1_000, level="actr")
+    assert home.stop() == 0
+    done = run_ecdctr(*home.arguments("--set", "monitor.windows_seconds=[30]"))
+    assert done.returncode == 2 and "monitor.windows_seconds = [60, 300]" in done.stderr
+
+
+def test_one_monitor_a_run_directory(home):
+    home.start()
+    done = run_ecdctr(*home.arguments())
+    assert done.returncode == 2 and "'monitor' already runs" in done.stderr
