@@ -17,7 +17,7 @@ from rich.live import Live
 
 from config import Config, configured
 from errors import UserError
-from monitoring.processes import running
+from monitoring.processes import MONITOR, page_of, running
 from monitoring.snapshot import FLOOR, ProcessState, Snapshot
 from monitoring.status import Observer
 from monitoring.verdict import verdict
@@ -91,7 +91,7 @@ class Demo:
             self._child("train-tpm", loaded, "train", "tpm", wait),
             self._child("refresher", loaded, "refresh", wait),
         ]
-        self.monitor = self._child("monitor", loaded, "monitor", wait)
+        self.monitor = self._child(MONITOR, loaded, "monitor", wait)
         # In the order of stopping.
         self.children = [self.market, self.trainer, *self.others, self.monitor, self.kafka]
 
@@ -216,13 +216,8 @@ class Demo:
     def _current_message(self) -> str:
         if time.monotonic() < self._message_until:
             return self._message
-        page = self._page()
+        page = page_of(self.config.run_dir)
         return f"Kill any process and watch. Ctrl-C stops everything.{page and f' Page: {page}'}"
-
-    def _page(self) -> str:
-        """Address of the monitor's page; empty: it does not run."""
-        urls = [p.metrics_url for p in running(self.config.run_dir) if p.name == self.monitor.name]
-        return urls[0].removesuffix("metrics") if urls and self.monitor.running else ""
 
     def _all_learnt(self, observer: Observer) -> bool:
         """All but what does not fill a batch, which a live trainer keeps waiting for."""

@@ -88,7 +88,7 @@ class LevelLedger:
                 for name in ("event_time", "user_id", "click", "probability", "model_version")
             )
         )
-        self.quality.update(rows, partition)
+        self.quality.update(rows, partition, table.column("source_partition").to_numpy())
         return rows, unreadable
 
     def _rows(self, record: Record) -> pa.RecordBatch:

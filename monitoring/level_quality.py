@@ -67,6 +67,7 @@ class LevelQuality:
         self._step = min(config.windows_ms)
         self._held = SampledRows(self._step, config.max_rows)
         self._newest: dict[int, int] = {}  # partition to its greatest event time, ms
+        self._source_newest: dict[int, int] = {}  # the same of the impressions' partitions
         self._first = 2**62  # least event time seen, ms
         self._watermark = _NEVER
         self._horizon = 0  # steps before it belong to no window that may change
@@ -79,16 +80,23 @@ class LevelQuality:
         self.predictions = 0
         """Ever given."""
         self.late = 0
-        """Of these, behind a later one of their partition by more than their shortest window."""
+        """Of these, those whose shortest window had ended when an earlier one of the same
+        partition of impressions was predicted."""
 
     # -- what comes in ------------------------------------------------------------------
 
-    def update(self, rows: Predicted, partition: int) -> None:
-        """Rows of one partition of the level's topic, in the order of its log."""
+    def update(self, rows: Predicted, partition: int, source_N: NDArray[np.integer]) -> None:
+        """Rows of one partition of the level's topic, in the order of its log.
+
+        ``source_N``: the partition of impressions that each of them comes from.
+        """
         if not len(rows):
             return
         self.predictions += len(rows)
-        self._count_late(rows.event_time, partition)
+        for source in np.unique(source_N).tolist():
+            self._count_late(source, rows.event_time[source_N == source])
+        newest = int(rows.event_time.max())
+        self._newest[partition] = max(newest, self._newest.get(partition, newest))
         self._first = min(self._first, int(rows.event_time.min()))
         for version in rows.version[np.flatnonzero(np.diff(rows.version, prepend=-1))].tolist():
             self._stale.add(self._generation_of(version))
@@ -129,12 +137,12 @@ class LevelQuality:
             self._horizon = horizon
         self._held.drop(self._horizon, self._oldest())
 
-    def _count_late(self, event_time_N: NDArray[np.int64], partition: int) -> None:
-        before = self._newest.get(partition, _NEVER)
+    def _count_late(self, source: int, event_time_N: NDArray[np.int64]) -> None:
+        before = self._source_newest.get(source, _NEVER)
         newest_N = np.maximum.accumulate(np.concatenate(([before], event_time_N)))
         ends_N = (event_time_N // self._step + 1) * self._step + self._lateness
         self.late += int((ends_N <= newest_N[:-1]).sum())
-        self._newest[partition] = int(newest_N[-1])
+        self._source_newest[source] = int(newest_N[-1])
 
     # -- generations --------------------------------------------------------------------
 
@@ -229,7 +237,11 @@ class LevelQuality:
 
     def state(self) -> dict[str, NDArray]:
         """All there is to know; see :meth:`restore`."""
-        pairs = {"newest": self._newest, "versions": self._versions}
+        pairs = {
+            "newest": self._newest,
+            "source_newest": self._source_newest,
+            "versions": self._versions,
+        }
         return {
             **{f"held.{name}": array for name, array in self._held.state().items()},
             **{name: _pairs(of) for name, of in pairs.items()},
@@ -249,6 +261,7 @@ class LevelQuality:
         own = {n.removeprefix("held."): a for n, a in state.items() if n.startswith("held.")}
         self._held.restore(own)
         self._newest = dict(state["newest"].tolist())
+        self._source_newest = dict(state["source_newest"].tolist())
         self._versions = dict(state["versions"].tolist())
         for window in self._points:
             self._points[window] = _as_points(window, state[f"points.{window}"])

@@ -23,7 +23,7 @@ from monitoring.monitor_settings import MonitorConfig
 from monitoring.monitor_telemetry import MonitorTelemetry
 from monitoring.monitor_told import Told
 from monitoring.monitor_topics import MonitorTopics
-from monitoring.processes import Registration
+from monitoring.processes import MONITOR, Registration
 from monitoring.sparing import Sparing
 from streaming.connection import KafkaConfig
 from streaming.kafka_clients import one_line, resolve
@@ -31,15 +31,15 @@ from streaming.topic_admin import LEVELS, create_topics
 
 log = logging.getLogger(__name__)
 
-NAME = "monitor"
-_IDLE_SECONDS = 0.05
+_LEVELS = tuple(reversed(LEVELS))  # the one that serves first
+_IDLE_SECONDS = 0.1
 _ASK_SECONDS = 1.0
 _TELL_SECONDS = 1.0
 
 
 def state_dir(run_dir: Path) -> Path:
     """Where the monitor of a run directory keeps its checkpoint."""
-    return run_dir / NAME
+    return run_dir / MONITOR
 
 
 def monitor(
@@ -63,15 +63,19 @@ def monitor(
             )
         )
         # Before the checkpoint is read: nobody else may write it.
-        stack.enter_context(Registration(config.run_dir, NAME, exporter.url))
+        stack.enter_context(Registration(config.run_dir, MONITOR, exporter.url))
         ledger, going_on = resumed(
-            lambda: Ledger(config.monitor, LEVELS, observers()), state_dir(config.run_dir)
+            lambda: Ledger(config.monitor, _LEVELS, observers()), state_dir(config.run_dir)
         )
         click.echo(
             f"monitor: {'going on from its checkpoint' if going_on else 'from the logs beginning'}"
             f"; page at {exporter.url.removesuffix('metrics')}"
         )
-        _Monitor(config, kafka, ledger, telemetry, liveness, stopping, stack).run()
+        try:
+            _Monitor(config, kafka, ledger, telemetry, liveness, stopping, stack).run()
+        except UserError:
+            if not stopping.is_set():  # or it only waited for a Kafka that is away
+                raise
 
 
 def resumed(anew: Callable[[], Ledger], directory: Path) -> tuple[Ledger, bool]:
@@ -138,15 +142,16 @@ class _Monitor:
             while not self._stopping.is_set():
                 self._turn()
         finally:
-            self.tell()
             self.save()
 
     def _turn(self) -> None:
         self._liveness.mark()
+        read = 0
         if self._ask.due:
             with self._ask.turn():
-                self._topics.ask()
-        read = 0 if self._topics.away else self._topics.poll()
+                read += self._topics.ask()
+        if not self._topics.away:
+            read += self._topics.poll()
         self._unsaved |= read > 0
         if self._tell.due:
             with self._tell.turn():

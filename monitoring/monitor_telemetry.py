@@ -148,7 +148,7 @@ def _of_levels(told: Told) -> Iterator[Metric]:
         "repeated": _counter("monitor_repeated_predictions", "Predictions read again, left out."),
         "late": _counter(
             "monitor_late_predictions",
-            "Predictions behind others of their partition by their shortest window.",
+            "Predictions whose shortest window had ended in their partition of impressions.",
         ),
     }
     learnt = _histogram("monitor_learnt_seconds", "Append to Kafka to learnt.")

@@ -17,7 +17,7 @@ class LevelTold:
     quality: Quality
     predictions: int  # read, each once
     repeated: int  # read again, left out
-    late: int  # behind others of their partition by their shortest window
+    late: int  # whose shortest window had ended in their partition of impressions
     learnt: Delays
     published: Delays
     published_version: int | None

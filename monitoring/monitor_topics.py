@@ -93,7 +93,7 @@ class MonitorTopics:
             models, made = topics.models_of(level), topics.predictions_of(level)
             readers.append(self._open(models, _bound(ledger.announcements, models, level)))
             self.predictions[level] = self._open(made, _bound(ledger.predictions, made, level))
-        self._read = [*readers, *self.predictions.values()]
+        self._models = readers
         self._impressions = {d: self._open(name, None) for d, name in self._domains.items()}
 
     def _open(self, topic: str, take: Take | None) -> TopicReader:
@@ -106,20 +106,23 @@ class MonitorTopics:
         return TopicReader(consumer, topic, take)
 
     def poll(self) -> int:
-        """Take what has come of all topics; how many records."""
-        read = sum(reader.poll(self._ledger) for reader in self._read)
+        """Take the predictions that have come; how many records."""
+        read = sum(reader.poll(self._ledger) for reader in self.predictions.values())
         for level, reader in self.predictions.items():
             self._ledger.levels[level].quality.advance(reader.behind())
         return read
 
-    def ask(self) -> None:
-        """Ask for the ends of all topics, until one is not told."""
-        readers = [*self._read, *self._impressions.values()]
+    def ask(self) -> int:
+        """Ask for the ends of all topics, until one is not told, and take the announcements that
+        have come; how many."""
+        readers = [*self._models, *self.predictions.values(), *self._impressions.values()]
         self.away = not all(reader.ask() for reader in readers)
+        return 0 if self.away else sum(reader.poll(self._ledger) for reader in self._models)
 
     def lag(self) -> dict[str, float]:
         """Records by topic; of impressions those that the slowest level has not predicted."""
-        lags = {reader.topic: reader.lag() for reader in self._read}
+        read = [*self._models, *self.predictions.values()]
+        lags = {reader.topic: reader.lag() for reader in read}
         for domain, reader in self._impressions.items():
             known = [
                 unpredicted(self._ledger.levels[level].seen, reader.topic, reader.ends or {})

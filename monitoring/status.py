@@ -23,7 +23,7 @@ from rich.live import Live
 from config import Config, configured
 from errors import UserError
 from monitoring.hand_downs import HandDowns
-from monitoring.processes import Process, running
+from monitoring.processes import Process, page_of, running
 from monitoring.quality import QualityFollower, wait_until_read
 from monitoring.scrape import SnapshotBuilder, kafka_state, scrape_all
 from monitoring.series import Point
@@ -95,7 +95,10 @@ class Observer:
         return running(self._config.run_dir)
 
     def snapshot(self, message: str = "") -> Snapshot:
-        """Now; never fails for what a process or Kafka does."""
+        """Now; never fails for what a process or Kafka does. Without a message, the address of
+        the monitor's page is one."""
+        page = page_of(self._config.run_dir)
+        message = message or (f"The monitor's page: {page}" if page else "")
         scrapes = scrape_all(self.processes())
         points = self._points.of(self.follower) if self.follower else ()
         snapshot = self._builder.build(

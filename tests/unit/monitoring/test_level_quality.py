@@ -31,6 +31,11 @@ def rows_of(n, seed, spread_seconds=240, users=6):
     )
 
 
+def update(level, rows, partition):
+    """Half of a partition's users come from one partition of impressions, half from another."""
+    level.update(rows, partition, 2 * partition + rows.user % 2)
+
+
 def windowed(rows, window_ms, end):
     return rows.take((rows.event_time >= end - window_ms) & (rows.event_time < end))
 
@@ -63,7 +68,7 @@ def test_equals_brute_force_whatever_the_batches_restarts_and_partitions(seed, n
             level.quality()
         elif what in (0, 1):
             end = min(done[what] + count, n)
-            level.update(parts[what].take(np.arange(done[what], end)), what)
+            update(level, parts[what].take(np.arange(done[what], end)), what)
             done[what] = end
         level.advance([p for p in (0, 1) if done[p] < n])
     level.advance()
@@ -71,7 +76,7 @@ def test_equals_brute_force_whatever_the_batches_restarts_and_partitions(seed, n
     whole = Predicted.concatenate(parts)
     assert_told_of(level.quality(), whole, announced)
     assert level.predictions == len(whole)
-    assert level.late == sum(late_of(part) for part in parts)
+    assert level.late == sum(late_of(p.take(p.user % 2 == s)) for p in parts for s in (0, 1))
 
 
 def assert_told_of(quality, whole, announced):
@@ -123,10 +128,10 @@ def test_what_comes_late_changes_the_windows_that_are_still_held():
     time = np.linspace(600_000, 719_999, 200).astype(np.int64)
     early, rest = np.arange(0, 200, 2), np.arange(1, 200, 2)
     rows = Predicted(time, rows.user, rows.click, rows.probability, rows.version)
-    level.update(rows.take(early), 0)
+    update(level, rows.take(early), 0)
     level.advance()
     before = level.quality().complete[10_000]
-    level.update(rows.take(rest), 0)
+    update(level, rows.take(rest), 0)
     after = level.quality().complete[10_000]
     assert before.end == after.end == 710_000
     assert after.metrics == brute(windowed(rows, 10_000, 710_000)) != before.metrics
@@ -135,10 +140,10 @@ def test_what_comes_late_changes_the_windows_that_are_still_held():
 
 def test_no_window_is_complete_before_every_partition_has_passed_it():
     level, rows = LevelQuality(CONFIG), rows_of(300, 4)
-    level.update(rows, 0)
+    update(level, rows, 0)
     level.advance(behind=[1])
     assert not level.quality().complete
-    level.update(rows.take(np.arange(100)), 1)
+    update(level, rows.take(np.arange(100)), 1)
     level.advance(behind=[1])
     slow = int(rows.event_time[:100].max())
     assert level.quality().complete[10_000].end == slow // 10_000 * 10_000
@@ -148,10 +153,10 @@ def test_no_window_is_complete_before_every_partition_has_passed_it():
 
 def test_a_window_without_predictions_is_told_as_empty():
     level, rows = LevelQuality(CONFIG), rows_of(50, 5)
-    level.update(rows, 0)
+    update(level, rows, 0)
     later = Predicted(*(c[:1] for c in rows.columns()))
     later.event_time[:] += 10_000_000
-    level.update(later, 0)
+    update(level, later, 0)
     level.advance()
     point = level.quality().complete[60_000]
     assert point.metrics.impressions == 0 and math.isnan(point.metrics.gauc)
@@ -164,7 +169,7 @@ def test_users_with_clicks_only_are_skipped_and_leave_gauc_undefined():
         np.full(n, 0.5, np.float32), np.zeros(n, np.int64),
     )  # fmt: skip
     level = LevelQuality(CONFIG)
-    level.update(rows, 0)
+    update(level, rows, 0)
     level.advance()
     found = level.quality().complete[30_000].metrics
     assert math.isnan(found.gauc) and (found.groups_used, found.groups_skipped) == (0, 3)
@@ -174,7 +179,7 @@ def test_points_are_remembered_and_bounded():
     config = MonitorConfig(windows_seconds=(10, 60), points=5)
     level, rows = LevelQuality(config), rows_of(600, 6, spread_seconds=600)
     for piece in np.array_split(np.arange(600), 20):
-        level.update(rows.take(piece), 0)
+        update(level, rows.take(piece), 0)
         level.advance()
     points = level.quality().points[10_000]
     assert [p.end for p in points] == [points[-1].end - 10_000 * k for k in range(4, -1, -1)]
@@ -186,7 +191,7 @@ def test_rows_are_let_go_when_no_window_and_no_generation_needs_them():
     level, rows = LevelQuality(CONFIG), rows_of(2_000, 7, spread_seconds=2_000)
     level.announce(10, 7)
     level.announce(29, 7)
-    level.update(rows, 0)
+    update(level, rows, 0)
     level.advance()
     held = level.state()["held.version"]
     assert 0 < len(held) < 1_900
@@ -197,7 +202,7 @@ def test_above_the_bound_users_are_sampled_whole_and_the_share_is_told():
     config = MonitorConfig(windows_seconds=(10, 60), max_rows=1_000)
     level, rows = LevelQuality(config), rows_of(6_000, 8, spread_seconds=30, users=400)
     for piece in np.array_split(np.arange(6_000), 30):
-        level.update(rows.take(piece), 0)
+        update(level, rows.take(piece), 0)
         assert len(level.state()["held.user"]) <= 1_000
     level.advance()
     quality = level.quality()
@@ -241,7 +246,7 @@ def test_the_order_of_rows_changes_not_a_bit(seed, order):
 
 def test_generations_published_while_their_predictions_were_read_already():
     level, rows = LevelQuality(CONFIG), rows_of(300, 11)
-    level.update(rows, 0)
+    update(level, rows, 0)
     level.quality()
     level.announce(20, 7)
     level.announce(20, 9)  # a restart announces again
