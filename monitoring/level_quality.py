@@ -72,6 +72,7 @@ class LevelQuality:
         self._watermark = _NEVER
         self._horizon = 0  # steps before it belong to no window that may change
         self._versions: dict[int, int] = {}  # of the last announcements, to wall clock, ms
+        self._oldest = 0  # version of which, and of all later ones, every prediction is held
         self._points: dict[int, dict[int, WindowPoint]] = {w: {} for w in config.windows_ms}
         self._changed: dict[int, set[int]] = {w: set() for w in config.windows_ms}
         self._generations: dict[int, Generation] = {}  # as last measured
@@ -102,7 +103,7 @@ class LevelQuality:
             self._stale.add(self._generation_of(version))
         for step, part in self._held.rows.split(rows):
             if step < self._horizon:
-                part = part.take(part.version >= self._oldest())
+                part = part.take(part.version >= self._oldest)
             if len(part):
                 self._held.add(step, part)
                 for window in self._points:
@@ -110,7 +111,7 @@ class LevelQuality:
 
     def announce(self, version: int, at: int) -> None:
         """``version`` was published at ``at``, ms; once again changes nothing."""
-        if version in self._versions or version < self._oldest():
+        if version in self._versions or version < self._oldest:
             return
         self._stale.add(self._generation_of(version))
         self._stale.add(version)
@@ -118,6 +119,7 @@ class LevelQuality:
         for old in sorted(self._versions)[: -self._config.generations]:
             del self._versions[old]
         kept = self._boundaries()
+        self._oldest = kept[0]
         self._generations = {v: g for v, g in self._generations.items() if v in kept}
         self._stale &= set(kept)
 
@@ -135,7 +137,7 @@ class LevelQuality:
         if horizon > self._horizon:
             self._measure_windows(before=horizon)
             self._horizon = horizon
-        self._held.drop(self._horizon, self._oldest())
+        self._held.drop(self._horizon, self._oldest)
 
     def _count_late(self, source: int, event_time_N: NDArray[np.int64]) -> None:
         before = self._source_newest.get(source, _NEVER)
@@ -148,10 +150,8 @@ class LevelQuality:
 
     def _boundaries(self) -> list[int]:
         """First versions of the generations that are held."""
-        return sorted({0, *self._versions})[-self._config.generations :]
-
-    def _oldest(self) -> int:
-        return self._boundaries()[0]
+        known = sorted(v for v in {0, *self._versions} if v >= self._oldest)
+        return known[-self._config.generations :]
 
     def _generation_of(self, version: int) -> int:
         kept = self._boundaries()
@@ -248,7 +248,14 @@ class LevelQuality:
             **{f"points.{w}": _as_array(of) for w, of in self._points.items()},
             **{f"changed.{w}": np.array(sorted(of), np.int64) for w, of in self._changed.items()},
             "scalars": np.array(
-                [self._first, self._watermark, self._horizon, self.predictions, self.late]
+                [
+                    self._first,
+                    self._watermark,
+                    self._horizon,
+                    self._oldest,
+                    self.predictions,
+                    self.late,
+                ]
             ),
         }
 
@@ -266,8 +273,9 @@ class LevelQuality:
         for window in self._points:
             self._points[window] = _as_points(window, state[f"points.{window}"])
             self._changed[window] = set(state[f"changed.{window}"].tolist())
-        scalars = state["scalars"].tolist()
-        self._first, self._watermark, self._horizon, self.predictions, self.late = scalars
+        first, watermark, horizon, oldest, predictions, late = state["scalars"].tolist()
+        self._first, self._watermark, self._horizon = first, watermark, horizon
+        self._oldest, self.predictions, self.late = oldest, predictions, late
 
 
 def measured(rows: Predicted) -> WindowMetrics:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ class Predicted(Columns):
     click: NDArray[np.int8]  # [n] 0 or 1
     probability: NDArray[np.float32]  # [n]
     version: NDArray[np.int64]  # [n] batches learnt before
+
+
+_COLUMNS = tuple(field.name for field in fields(Predicted))
 
 
 def no_rows() -> Predicted:
@@ -103,26 +106,27 @@ class SampledRows:
                 self._of_step[step] = self._halvings
 
     def state(self) -> dict[str, NDArray]:
-        """All there is to know, for a checkpoint."""
+        """All there is to know, for a checkpoint; the rows themselves, not copies."""
         steps = self.rows.steps()
-        rows = self.rows.between(steps[0], steps[-1]) if steps else no_rows()
-        names = Predicted.__dataclass_fields__
         facts = [[step, self._of_step[step], *self._versions[step]] for step in steps]
+        columns = {
+            f"rows.{step}.{name}": getattr(self.rows.of(step), name)
+            for step in steps
+            for name in _COLUMNS
+        }
         return {
-            **{name: getattr(rows, name) for name in names},
             "steps": np.array(facts, np.int64).reshape(-1, 4),
             "halvings": np.array(self._halvings),
+            **columns,
         }
 
     def restore(self, state: Mapping[str, NDArray]) -> None:
         """Go on from :meth:`state`; nothing may be held yet."""
         self._halvings = int(state["halvings"])
-        rows = Predicted(*(state[name] for name in Predicted.__dataclass_fields__))
         for step, halvings, least, greatest in state["steps"].tolist():
             self._of_step[step], self._versions[step] = halvings, (least, greatest)
-            self.rows.add(step, no_rows())
-        for step, part in self.rows.split(rows):
-            self.rows.add(step, part)
+            columns = [state[f"rows.{step}.{name}"] for name in _COLUMNS]
+            self.rows.add(step, Predicted(*columns))
 
 
 def _sample(rows: Predicted, halvings: int) -> Predicted:

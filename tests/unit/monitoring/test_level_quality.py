@@ -36,6 +36,11 @@ def update(level, rows, partition):
     level.update(rows, partition, 2 * partition + rows.user % 2)
 
 
+def held_of(level, name):
+    found = [a for n, a in level.state().items() if n.endswith(f".{name}")]
+    return np.concatenate(found)
+
+
 def windowed(rows, window_ms, end):
     return rows.take((rows.event_time >= end - window_ms) & (rows.event_time < end))
 
@@ -193,7 +198,7 @@ def test_rows_are_let_go_when_no_window_and_no_generation_needs_them():
     level.announce(29, 7)
     update(level, rows, 0)
     level.advance()
-    held = level.state()["held.version"]
+    held = held_of(level, "version")
     assert 0 < len(held) < 1_900
     assert (rows.version >= 10).sum() == (held >= 10).sum()
 
@@ -203,11 +208,11 @@ def test_above_the_bound_users_are_sampled_whole_and_the_share_is_told():
     level, rows = LevelQuality(config), rows_of(6_000, 8, spread_seconds=30, users=400)
     for piece in np.array_split(np.arange(6_000), 30):
         update(level, rows.take(piece), 0)
-        assert len(level.state()["held.user"]) <= 1_000
+        assert len(held_of(level, "user")) <= 1_000
     level.advance()
     quality = level.quality()
     assert quality.sample == 1 / 8
-    user = level.state()["held.user"]
+    user = held_of(level, "user")
     assert set(user) == set(user[np.isin(user, rows.user)])
     kept = rows.take(np.isin(rows.user, np.unique(user)))
     assert len(user) == len(kept)  # whoever stays has all of his rows
@@ -254,6 +259,18 @@ def test_generations_published_while_their_predictions_were_read_already():
     assert [g.version for g in found] == [0, 20] and found[1].published_at == 7
     assert found[1].metrics == brute(rows.take(rows.version >= 20))
     assert found[0].metrics == brute(rows.take(rows.version < 20))
+
+
+def test_more_generations_than_before_begin_with_what_is_held():
+    level, rows = LevelQuality(CONFIG), rows_of(300, 12)
+    for version in (5, 10, 20):
+        level.announce(version, 7)
+    update(level, rows, 0)
+    more = LevelQuality(CONFIG.model_copy(update={"generations": 5}))
+    more.restore(level.state())
+    assert [g.version for g in more.quality().generations] == [10, 20]
+    more.announce(29, 7)
+    assert [g.version for g in more.quality().generations] == [10, 20, 29]
 
 
 def test_another_set_of_windows_does_not_go_on():
