@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "refresh": ("embeddings.refresher", "Make historical embeddings of TPM's snapshots."),
     "plan": ("trainers.plan", "Show which table goes where, and the memory it takes."),
     "replay": ("trainers.replay.command", "Compare ways to learn, on a recorded log."),
+    "monitor": ("monitoring.monitor", "Watch the quality of all levels' predictions."),
     "status": ("monitoring.status", "Show every process of a run directory, live."),
     "demo": ("monitoring.demo", "Kafka, market and trainer together, with a live view."),
 }

@@ -12,6 +12,7 @@ SCRIPTS = (
     "history_lookup",
     "history_cost",
     "hand_down",
+    "monitor_throughput",
     "replay_speed",
     "market_learnability",
 )

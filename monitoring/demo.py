@@ -1,4 +1,4 @@
-"""`ecdctr demo`: Kafka, market, all levels and the refresher as processes, with a live view."""
+"""`ecdctr demo`: Kafka, market, all levels, refresher and monitor as processes, with a view."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.live import Live
 
 from config import Config, configured
 from errors import UserError
-from monitoring.processes import running
+from monitoring.processes import MONITOR, page_of, running
 from monitoring.snapshot import FLOOR, ProcessState, Snapshot
 from monitoring.status import Observer
 from monitoring.verdict import verdict
@@ -91,8 +91,9 @@ class Demo:
             self._child("train-tpm", loaded, "train", "tpm", wait),
             self._child("refresher", loaded, "refresh", wait),
         ]
+        self.monitor = self._child(MONITOR, loaded, "monitor", wait)
         # In the order of stopping.
-        self.children = [self.market, self.trainer, *self.others, self.kafka]
+        self.children = [self.market, self.trainer, *self.others, self.monitor, self.kafka]
 
     def _child(self, name: str, loaded: Loaded[Config], *words: str, finite: bool = False) -> Child:
         log = self.config.run_dir / "logs" / f"{name}.log"
@@ -141,6 +142,7 @@ class Demo:
                     "starting the market; A-CTR imports TorchRec meanwhile, the others follow"
                 )
                 self.market.start()
+                self.monitor.start()
                 return True
             self._tend()
             self.stopping.wait(0.2)
@@ -214,7 +216,8 @@ class Demo:
     def _current_message(self) -> str:
         if time.monotonic() < self._message_until:
             return self._message
-        return "Kill any process and watch. Ctrl-C stops everything."
+        page = page_of(self.config.run_dir)
+        return f"Kill any process and watch. Ctrl-C stops everything.{page and f' Page: {page}'}"
 
     def _all_learnt(self, observer: Observer) -> bool:
         """All but what does not fill a batch, which a live trainer keeps waiting for."""
@@ -269,6 +272,10 @@ class Demo:
             self._say(sentence)
         restarts = sum(child.restarts for child in self.children)
         self._say(f"{restarts} restarts; logs and checkpoints in {self.config.run_dir}")
+        self._say(
+            "which version is worst calibrated, and since when: "
+            f"ecdctr monitor --report --run-dir {self.config.run_dir}"
+        )
         return 0 if beaten else 1
 
     def _stop(self) -> None:

@@ -1,4 +1,4 @@
-"""`/metrics` and `/healthz` of a process, served by threads of its own."""
+"""`/metrics` and `/healthz` of a process, and a page if it has one, served by own threads."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from errors import UserError
 from monitoring.settings import MonitoringConfig
 
 TEXT = "text/plain; charset=utf-8"
+HTML = "text/html; charset=utf-8"
 
 
 class Progress:
@@ -35,7 +36,7 @@ class Exporter:
 
     `idle_seconds` says how long ago there was progress; more than
     `config.stalled_seconds`, or an exception out of it, and `/healthz` is 503
-    with the reason.
+    with the reason. What `page` returns is served at `/` as HTML.
 
     Raises:
         UserError: the address cannot be listened on.
@@ -46,12 +47,13 @@ class Exporter:
         registry: CollectorRegistry,
         config: MonitoringConfig | None = None,
         idle_seconds: Callable[[], float] = lambda: 0.0,
+        page: Callable[[], str] | None = None,
     ) -> None:
         config = config or MonitoringConfig()
         self._health = _Health(idle_seconds, config.stalled_seconds)
         address = (config.host, config.port)
         try:
-            self._server = _Server(address, _handler(registry, self._health))
+            self._server = _Server(address, _handler(registry, self._health, page))
         except OSError as error:
             raise UserError(
                 f"cannot serve metrics on {config.host}:{config.port}: {error.strerror or error}; "
@@ -105,7 +107,9 @@ class _Health:
         return 200, "ok\n"
 
 
-def _handler(registry: CollectorRegistry, health: _Health) -> type[BaseHTTPRequestHandler]:
+def _handler(
+    registry: CollectorRegistry, health: _Health, page: Callable[[], str] | None
+) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = 5  # seconds that a silent client keeps its thread
 
@@ -116,6 +120,8 @@ def _handler(registry: CollectorRegistry, health: _Health) -> type[BaseHTTPReque
             elif path == "/healthz":
                 status, text = health.check()
                 self._answer(status, TEXT, text.encode())
+            elif path == "/" and page is not None:
+                self._answer(200, HTML, page().encode())
             else:
                 self._answer(404, TEXT, b"only /metrics and /healthz\n")
 

@@ -206,7 +206,7 @@ def normalized_entropy(click: ArrayLike, probability: ArrayLike) -> float:
     rate = float(clicks.mean()) if len(clicks) else 0.0
     if not 0 < rate < 1:
         return NAN
-    return loss / -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
+    return float(loss / -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate)))
 
 
 def copc(click: ArrayLike, probability: ArrayLike) -> float:
@@ -214,6 +214,40 @@ def copc(click: ArrayLike, probability: ArrayLike) -> float:
     clicks, p = _checked_probabilities(click, probability)
     predicted = float(p.sum())
     return float(clicks.sum()) / predicted if predicted > 0 else NAN
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Impressions of like predictions; NaN where there are none."""
+
+    predicted: float  # mean
+    clicked: float  # share
+    impressions: int
+
+    @property
+    def copc(self) -> float:
+        return self.clicked / self.predicted if self.predicted > 0 else NAN
+
+
+def calibration(click: ArrayLike, probability: ArrayLike, bins: int = 10) -> list[Bin]:
+    """As many impressions in each of ``bins``, by rising prediction, but equal ones together.
+
+    So the order of the rows does not matter, and a bin may be empty. Raises as
+    :func:`log_loss` does.
+    """
+    clicks, p = _checked_probabilities(click, probability)
+    if not len(p):
+        return [Bin(NAN, NAN, 0)] * bins
+    ordered = np.sort(p)
+    cuts = ordered[np.arange(1, bins) * len(p) // bins]
+    bin_N = np.searchsorted(cuts, p, side="right")
+    return [_bin(clicks[own], p[own]) for own in (bin_N == b for b in range(bins))]
+
+
+def _bin(clicks: NDArray[np.bool_], p: NDArray[np.float64]) -> Bin:
+    if not len(p):
+        return Bin(NAN, NAN, 0)
+    return Bin(float(p.mean()), float(clicks.mean()), len(p))
 
 
 def _checked(

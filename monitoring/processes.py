@@ -14,6 +14,8 @@ import psutil
 
 from errors import UserError
 
+MONITOR = "monitor"
+"""The name under which the monitor registers."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 # The kernel's start times are steady, but the boot time that they count from is
 # adjusted with the wall clock.
@@ -93,6 +95,12 @@ def running(run_dir: Path) -> list[Process]:
     no registration are left out."""
     found = (_read(path) for path in sorted(_folder(run_dir).glob("*.json")))
     return [process for process in found if process is not None]
+
+
+def page_of(run_dir: Path) -> str:
+    """Address of the monitor's page; empty: no monitor runs."""
+    urls = [p.metrics_url for p in running(run_dir) if p.name == MONITOR and p.alive]
+    return urls[0].removesuffix("metrics") if urls else ""
 
 
 def _folder(run_dir: Path) -> Path:

@@ -19,7 +19,7 @@ from monitoring.settings import MonitoringConfig
 from monitoring.window import WindowMetrics, measure
 from streaming.connection import KafkaConfig
 from streaming.kafka_clients import consumer, wait_for_broker
-from streaming.predictions import SourceFilter, decode_predictions, source_range
+from streaming.predictions import SourceFilter
 from streaming.topics import TopicsConfig
 
 _RETRY_SECONDS = 1.0
@@ -160,8 +160,7 @@ class QualityFollower:
 
     def _take(self, record: Any) -> None:
         try:
-            topic, _, _, _ = source_range(record.headers)
-            rows = self._filter.new(topic, decode_predictions(record.value))
+            rows = self._filter.of_record(record.value, record.headers)
         except ValueError:
             self.unreadable += 1
             return

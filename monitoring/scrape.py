@@ -183,7 +183,14 @@ class Samples:
         return Samples(s for s in self._samples if wanted <= s.labels.items())
 
     def levels(self) -> list[str]:
-        return sorted({s.labels["level"] for s in self._samples if "level" in s.labels})
+        """Of trainers; what the monitor says of a level is not that one's."""
+        return sorted(
+            {
+                s.labels["level"]
+                for s in self._samples
+                if "level" in s.labels and not s.name.startswith("monitor_")
+            }
+        )
 
     def by(self, name: str, label: str) -> dict[str, float]:
         """Sums of a metric by one of its labels."""

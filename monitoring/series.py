@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitoring import metrics
+from monitoring.columns import Columns, StepRows
 
 
 @dataclass(frozen=True)
@@ -22,28 +23,13 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(Columns):
     """n predicted impressions."""
 
-    event_time: NDArray[np.int64]  # [n] ms
     user: NDArray[np.int64]  # [n]
     click: NDArray[np.int8]  # [n]
     probability: NDArray[np.float32]  # [n]
     truth: NDArray[np.float64]  # [n] true click probability, NaN: not known
-
-    def __len__(self) -> int:
-        return len(self.user)
-
-    def take(self, index: NDArray) -> Rows:
-        return Rows(*(column[index] for column in self._columns()))
-
-    def _columns(self) -> tuple[NDArray, ...]:
-        return self.event_time, self.user, self.click, self.probability, self.truth
-
-    @staticmethod
-    def concatenate(parts: list[Rows]) -> Rows:
-        columns = zip(*(part._columns() for part in parts), strict=True)
-        return Rows(*(np.concatenate(column) for column in columns))
 
 
 NO_ROWS = Rows(
@@ -73,31 +59,26 @@ class SeriesBuilder:
         self.late = 0
         self._steps = -(-window_ms // step_ms)
         self._max_rows, self._max_points = max_rows, max_points
-        self._rows: dict[int, list[Rows]] = {}  # by step
-        self._held = 0
+        self._rows = StepRows(step_ms, NO_ROWS)
         self._frozen = -(2**62)  # the last step whose rows are gone
         self._points: dict[int, Point] = {}  # by step
         self._changed: set[int] = set()
 
     def update(self, rows: Rows) -> None:
         """Add rows in any order."""
-        step = rows.event_time // self.step_ms
-        late = step <= self._frozen
-        if late.any():
-            self.late += int(late.sum())
-            rows, step = rows.take(~late), step[~late]
-        for one in np.unique(step).tolist():
-            part = rows.take(step == one)
-            self._rows.setdefault(one, []).append(part)
-            self._held += len(part)
-            self._changed.add(one)
-        while self._held > self._max_rows and len(self._rows) > self._steps:
+        for step, part in self._rows.split(rows):
+            if step <= self._frozen:
+                self.late += len(part)
+            else:
+                self._rows.add(step, part)
+                self._changed.add(step)
+        while self._rows.held > self._max_rows and len(self._rows.steps()) > self._steps:
             self._freeze_oldest()
 
     def points(self) -> list[Point]:
         """Oldest first; the newest one's window still fills."""
         stale = {s for c in self._changed for s in range(c, c + self._steps)}
-        for step in sorted(stale & (self._rows.keys() | self._changed)):
+        for step in sorted(stale & {*self._rows.steps(), *self._changed}):
             self._points[step] = self._point(step)
         self._changed.clear()
         for step in sorted(self._points)[: -self._max_points]:
@@ -106,22 +87,16 @@ class SeriesBuilder:
 
     def latest(self) -> Rows:
         """The rows of the newest point's window, such as for :func:`metrics.gauc_interval`."""
-        return self._window(max(self._rows)) if self._rows else NO_ROWS
+        return self._window(self._rows.steps()[-1]) if self._rows else NO_ROWS
 
     def between(self, begin_ms: int, end_ms: int) -> float:
         """GAUC of the rows held with ``begin_ms`` <= event time < ``end_ms``; NaN: undefined."""
-        steps = range(begin_ms // self.step_ms, -(-end_ms // self.step_ms))
-        parts = [part for one in steps for part in self._rows.get(one, [])]
-        if not parts:
-            return math.nan
-        rows = Rows.concatenate(parts)
+        rows = self._rows.between(begin_ms // self.step_ms, -(-end_ms // self.step_ms) - 1)
         rows = rows.take((rows.event_time >= begin_ms) & (rows.event_time < end_ms))
         return metrics.gauc(rows.user, rows.click, rows.probability).weighted
 
     def _window(self, step: int) -> Rows:
-        steps = range(step - self._steps + 1, step + 1)
-        parts = [part for one in steps for part in self._rows.get(one, [])]
-        return Rows.concatenate(parts) if parts else NO_ROWS
+        return self._rows.between(step - self._steps + 1, step)
 
     def _point(self, step: int) -> Point:
         rows = self._window(step)
@@ -137,6 +112,5 @@ class SeriesBuilder:
     def _freeze_oldest(self) -> None:
         """Compute what still needs the oldest step's rows, then let them go."""
         self.points()
-        oldest = min(self._rows)
-        self._held -= sum(len(part) for part in self._rows.pop(oldest))
-        self._frozen = oldest
+        self._frozen = self._rows.steps()[0]
+        self._rows.drop(self._frozen)

@@ -23,11 +23,12 @@ from rich.live import Live
 from config import Config, configured
 from errors import UserError
 from monitoring.hand_downs import HandDowns
-from monitoring.processes import Process, running
+from monitoring.processes import Process, page_of, running
 from monitoring.quality import QualityFollower, wait_until_read
 from monitoring.scrape import SnapshotBuilder, kafka_state, scrape_all
 from monitoring.series import Point
 from monitoring.snapshot import Snapshot
+from monitoring.sparing import Sparing
 from monitoring.view import View, line
 from settings import Loaded
 from streaming.connection import KafkaConfig
@@ -87,14 +88,17 @@ class Observer:
         self._builder = SnapshotBuilder()
         self.follower: QualityFollower | None = None
         """Of the level's predictions, once there is a Kafka to follow."""
-        self._points = _Sparing()
+        self._points = _Points()
         self._hand_downs = HandDowns()
 
     def processes(self) -> list[Process]:
         return running(self._config.run_dir)
 
     def snapshot(self, message: str = "") -> Snapshot:
-        """Now; never fails for what a process or Kafka does."""
+        """Now; never fails for what a process or Kafka does. Without a message, the address of
+        the monitor's page is one."""
+        page = page_of(self._config.run_dir)
+        message = message or (f"The monitor's page: {page}" if page else "")
         scrapes = scrape_all(self.processes())
         points = self._points.of(self.follower) if self.follower else ()
         snapshot = self._builder.build(
@@ -168,19 +172,17 @@ def _elsewhere(run_dir: Path) -> str:
     return "'ecdctr demo' starts everything, --run-dir looks elsewhere"
 
 
-class _Sparing:
+class _Points:
     """A follower's points, computed for at most a tenth of the time."""
 
     def __init__(self) -> None:
         self._points: list[Point] = []
-        self._due = 0.0
+        self._sparing = Sparing()
 
     def of(self, follower: QualityFollower) -> list[Point]:
-        begin = time.monotonic()
-        if begin >= self._due:
-            self._points = follower.points()
-            end = time.monotonic()
-            self._due = end + 9 * (end - begin)
+        if self._sparing.due:
+            with self._sparing.turn():
+                self._points = follower.points()
         return self._points
 
 

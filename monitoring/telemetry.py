@@ -19,13 +19,14 @@ from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
+from monitoring.freshness import BUCKETS
 from monitoring.window import WindowMetrics
 
 PREFIX = "ecdctr_"
 STEP_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 CHECKPOINT_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 REFRESH_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-FRESHNESS_BUCKETS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
+FRESHNESS_BUCKETS = BUCKETS
 
 M = TypeVar("M", Counter, Gauge, Histogram)
 
@@ -59,8 +60,11 @@ class _Telemetry:
 
     def _counter(self, name: str, doc: str) -> Counter:
         """A counter without further labels, exported from 0 on."""
-        metric = _declare(Counter, self._registry, name, doc, self._names)
-        return metric.labels(*self._values)
+        return self._own(_declare(Counter, self._registry, name, doc, self._names))
+
+    def _own(self, metric: M) -> M:
+        """The one with this process's labels, if it has any."""
+        return metric.labels(*self._values) if self._names else metric
 
     def _counters(self, name: str, doc: str, label: str) -> Counter:
         return _declare(Counter, self._registry, name, doc, (*self._names, label))
@@ -69,8 +73,9 @@ class _Telemetry:
         return _declare(Gauge, self._registry, name, doc, (*self._names, *label))
 
     def _histogram(self, name: str, doc: str, buckets: tuple[float, ...]) -> Histogram:
-        metric = _declare(Histogram, self._registry, name, doc, self._names, buckets=buckets)
-        return metric.labels(*self._values)
+        return self._own(
+            _declare(Histogram, self._registry, name, doc, self._names, buckets=buckets)
+        )
 
     def _set(self, gauge: Gauge, value: float, *label: str) -> None:
         if math.isnan(value):

@@ -192,7 +192,7 @@ class LogConsumer:
     # -- records ----------------------------------------------------------------------
 
     def poll(
-        self, max_records: int, watermark: int
+        self, max_records: int, watermark: int, timeout_ms: int = POLL_MS
     ) -> tuple[list[tuple[int, list[Any]]], list[Gap]]:
         """Records by partition, and the gaps that were skipped.
 
@@ -201,7 +201,7 @@ class LogConsumer:
         """
         self._unpark()
         try:
-            found = self._client.poll(timeout_ms=POLL_MS, max_records=max_records)
+            found = self._client.poll(timeout_ms=timeout_ms, max_records=max_records)
         except OffsetOutOfRangeError as error:
             return [], self._leave_range(error.args[0], watermark)
         except LogTruncationError as error:

@@ -41,6 +41,8 @@ PREDICTIONS = pa.schema(
 
 Headers = list[tuple[str, bytes]]
 
+APPENDED_AT = "appended-at"
+
 MAX_ROWS = 8_192
 """Impressions in a record, about 61 bytes each."""
 
@@ -60,7 +62,8 @@ def encode_predictions(
 
     ``topic`` is the topic that ``batch`` was read from. Headers: source-topic,
     source-partition, first-offset, first-row, last-offset, last-row,
-    model-version, level, content-type.
+    model-version, level, content-type; and appended-at, the oldest Kafka timestamp of the
+    batch in ms, where it is known.
     """
     if len(probability_B) != len(batch):
         raise ValueError(f"{len(probability_B)} probabilities for {len(batch)} impressions")
@@ -70,6 +73,8 @@ def encode_predictions(
         part = rows if len(index) == len(batch) else rows.take(pa.array(index))
         first, last = _position(batch, index[0]), _position(batch, index[-1])
         headers = _headers(topic, partition, first, last, model_version, level)
+        if batch.appended_at is not None:
+            headers.append((APPENDED_AT, str(batch.appended_at).encode()))
         records.append((partition, _stream(part), headers))
     return records
 
@@ -161,6 +166,16 @@ def source_range(headers: Sequence[tuple[str, bytes]]) -> tuple[str, int, Positi
         raise ValueError(f"prediction record without the header {error}") from None
 
 
+def appended_at(headers: Sequence[tuple[str, bytes]]) -> int | None:
+    """When the oldest impression of the record's batch was appended to Kafka, ms; None: not told.
+
+    Raises:
+        ValueError: the header is not a number.
+    """
+    found = dict(headers).get(APPENDED_AT)
+    return None if found is None else int(found)
+
+
 class SourceFilter:
     """Lets every source row through once: rows at or before the last one seen are dropped.
 
@@ -210,3 +225,12 @@ class SourceFilter:
         dropped = rows.num_rows - int(fresh_B.sum())
         self.repeated += dropped
         return rows.filter(pa.array(fresh_B)) if dropped else rows
+
+    def of_record(self, value: bytes, headers: Sequence[tuple[str, bytes]]) -> pa.RecordBatch:
+        """The rows of a prediction record not seen before; remembers them.
+
+        Raises:
+            ValueError: not a prediction record.
+        """
+        topic, _, _, _ = source_range(headers)
+        return self.new(topic, decode_predictions(value))

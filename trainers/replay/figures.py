@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from monitoring.comparison import Difference, gauc_differences
 from monitoring.metrics import (
     NAN,
+    Bin,
     Forgetting,
     auc,
+    calibration,
     copc,
     forgetting,
     gauc,
@@ -25,7 +27,6 @@ from trainers.replay.settings import ReplayConfig
 
 BASELINE = "ads-only"
 """The variant that gaps are measured from."""
-_BINS = 10
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,6 @@ class Line:
     """Share of the way from the baseline to the ceiling; NaN where either is not known."""
     forgetting: Forgetting
     spent: dict[str, Spent]
-
-
-@dataclass(frozen=True)
-class Bin:
-    """Impressions of like predictions."""
-
-    predicted: float  # mean
-    clicked: float  # share
-    impressions: int
 
 
 @dataclass(frozen=True)
@@ -107,7 +99,10 @@ def figures(
             for name, o in outcomes.items()
         },
         ceiling_W=_curve(first, truth_N, windows),
-        calibration={name: _calibration(p) for name, p in judged.items()},
+        calibration={
+            name: [b for b in calibration(p.click, p.probability) if b.impressions]
+            for name, p in judged.items()
+        },
         retained={name: outcome.retained for name, outcome in outcomes.items()},
     )
 
@@ -163,14 +158,4 @@ def _curve(
     return [
         gauc(rows.user[a:b], rows.click[a:b], probability_N[a:b]).weighted
         for a, b in zip(cuts[:-1], cuts[1:], strict=True)
-    ]
-
-
-def _calibration(rows: Predictions) -> list[Bin]:
-    """As many impressions in each bin."""
-    order = np.argsort(rows.probability, kind="stable")
-    return [
-        Bin(float(rows.probability[part].mean()), float(rows.click[part].mean()), len(part))
-        for part in np.array_split(order, _BINS)
-        if len(part)
     ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import UserError
+from monitoring.svg import legend
 from trainers.replay import svg
 from trainers.replay.figures import Figures
 from trainers.replay.tables import Row, as_csv, as_json, pair_rows, rows, text_of
@@ -64,7 +65,7 @@ def html(figures: Figures, about: dict[str, Any], explained: dict[str, str]) -> 
         _table(rows(figures)),
         _definitions(explained),
         "<h2>GAUC over event time</h2>",
-        svg.legend(names),
+        legend(names),
         svg.over_time(figures.times_W, dict(figures.curves_VW), figures.ceiling_W),
         "<h2>Share of the gap closed</h2><p>From ads-only (0) to the true probabilities (1).</p>",
         svg.bars({line.name: line.gap_closed for line in figures.lines}),
@@ -75,7 +76,7 @@ def html(figures: Figures, about: dict[str, Any], explained: dict[str, str]) -> 
         "to period i (row).</p>",
         _heat_maps(figures),
         "<h2>Calibration</h2><p>Share clicked against the mean prediction, tenth by tenth.</p>",
-        svg.legend(names),
+        legend(names),
         svg.calibration(dict(figures.calibration)),
     ]
     body = "\n".join(sections)

@@ -7,92 +7,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
 
-from trainers.replay.figures import Bin
-
-COLOURS = (
-    "#1b6ca8", "#d1495b", "#2e8b57", "#8e5bb5", "#e08e0b",
-    "#4aa5a0", "#9c6644", "#c2478f", "#6c757d", "#3a5a40",
-)  # fmt: skip
-_WIDTH, _HEIGHT = 760, 320
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 12, 40
-
-Points = Sequence[tuple[float, float]]
-
-
-class _Frame:
-    """A plot's area and its scales."""
-
-    def __init__(self, x: tuple[float, float], y: tuple[float, float], width: int = _WIDTH) -> None:
-        self.x, self.y, self.width = x, y, width
-        self.parts: list[str] = []
-
-    def px(self, x: float) -> float:
-        low, high = self.x
-        return _LEFT + (x - low) / ((high - low) or 1) * (self.width - _LEFT - _RIGHT)
-
-    def py(self, y: float) -> float:
-        low, high = self.y
-        return _HEIGHT - _BOTTOM - (y - low) / ((high - low) or 1) * (_HEIGHT - _TOP - _BOTTOM)
-
-    def grid(self, y_ticks: Sequence[float], x_ticks: Sequence[tuple[float, str]]) -> None:
-        for tick in y_ticks:
-            y = self.py(tick)
-            self.add(f'<line class="grid" x1="{_LEFT}" x2="{self.width - _RIGHT}" y1="{y:.1f}" '
-                     f'y2="{y:.1f}"/>')  # fmt: skip
-            self.text(_LEFT - 6, y + 4, f"{tick:.3g}", "end")
-        for tick, label in x_ticks:
-            self.text(self.px(tick), _HEIGHT - _BOTTOM + 18, label, "middle")
-
-    def path(self, points: Points, colour: str, title: str, dashed: bool = False) -> None:
-        """A line that NaN interrupts."""
-        steps, pen = [], "M"
-        for x, y in points:
-            if math.isnan(y):
-                pen = "M"
-                continue
-            steps.append(f"{pen}{self.px(x):.1f},{self.py(y):.1f}")
-            pen = "L"
-        style = ' stroke-dasharray="5 4"' if dashed else ""
-        self.add(f'<path d="{" ".join(steps)}" fill="none" stroke="{colour}" stroke-width="2"'
-                 f"{style}><title>{escape(title)}</title></path>")  # fmt: skip
-
-    def text(self, x: float, y: float, text: str, anchor: str = "start") -> None:
-        self.add(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>')
-
-    def add(self, part: str) -> None:
-        self.parts.append(part)
-
-    def svg(self) -> str:
-        return _svg(self.width, _HEIGHT, self.parts)
-
-
-def _svg(width: int, height: int, parts: Sequence[str]) -> str:
-    body = "\n".join(parts)
-    return f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img">\n{body}\n</svg>'
-
-
-def legend(names: Sequence[str]) -> str:
-    """Names with the colours that all pictures give them."""
-    items = (
-        f'<span class="key"><i style="background:{colour(i)}"></i>{escape(name)}</span>'
-        for i, name in enumerate(names)
-    )
-    return f'<p class="legend">{"".join(items)}</p>'
-
-
-def colour(index: int) -> str:
-    return COLOURS[index % len(COLOURS)]
-
-
-def ticks(low: float, high: float, about: int = 6) -> list[float]:
-    """Round numbers between ``low`` and ``high``."""
-    if not high > low:
-        return [low]
-    rough = (high - low) / about
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(s * power for s in (1, 2, 5, 10) if s * power >= rough)
-    first = math.ceil(low / step)
-    return [round(i * step, 12) for i in range(first, math.floor(high / step) + 1)]
+from monitoring.metrics import Bin
+from monitoring.svg import HEIGHT, LEFT, TOP, WIDTH, Frame, colour, svg, ticks
 
 
 def over_time(
@@ -103,7 +19,7 @@ def over_time(
     if not values:
         return "<p>Nothing to draw: no window had a user with a click and a non-click.</p>"
     margin = 0.05 * (max(values) - min(values)) or 0.01
-    frame = _Frame((times[0], times[-1]), (min(values) - margin, max(values) + margin))
+    frame = Frame((times[0], times[-1]), (min(values) - margin, max(values) + margin))
     every = max(1, len(times) // 6)
     frame.grid(ticks(*frame.y), [(t, _day(t)) for t in times[::every]])
     frame.path(list(zip(times, ceiling, strict=True)), "#555", "ceiling", dashed=True)
@@ -116,11 +32,11 @@ def over_steps(labels: Sequence[str], curves: dict[str, Sequence[float]], of: st
     """A line for each of ``curves`` over equally spaced, named steps; a picture by itself."""
     values = [v for curve in curves.values() for v in curve if not math.isnan(v)]
     margin = 0.05 * (max(values) - min(values)) or 0.01
-    frame = _Frame((0, len(labels) - 1), (min(values) - margin, max(values) + margin))
+    frame = Frame((0, len(labels) - 1), (min(values) - margin, max(values) + margin))
     frame.grid(ticks(*frame.y), list(enumerate(labels)))
     for i, (name, curve) in enumerate(curves.items()):
         frame.path(list(enumerate(curve)), colour(i), name)
-        frame.text(_LEFT + 8, _TOP + 14 + 16 * i, f"{name}: {of}")
+        frame.text(LEFT + 8, TOP + 14 + 16 * i, f"{name}: {of}")
         frame.parts[-1] = frame.parts[-1].replace("<text", f'<text style="fill:{colour(i)}"', 1)
     alone = 'xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" font-size="11"'
     style = "<style>.grid { stroke: #ddd } text { fill: #444 }</style>"
@@ -135,12 +51,12 @@ def calibration(bins: dict[str, Sequence[Bin]]) -> str:
     """Share clicked against predicted, with the diagonal of a model that is right."""
     points = [p for of in bins.values() for b in of for p in (b.predicted, b.clicked)]
     high = max(points, default=1.0) * 1.05 or 1.0
-    frame = _Frame((0, high), (0, high), width=440)
+    frame = Frame((0, high), (0, high), width=440)
     frame.grid(ticks(0, high), [(t, f"{t:.3g}") for t in ticks(0, high, 4)])
     frame.path([(0, 0), (high, high)], "#999", "as predicted", dashed=True)
     for i, (name, of) in enumerate(bins.items()):
         frame.path([(b.predicted, b.clicked) for b in of], colour(i), name)
-    frame.text(220, _HEIGHT - 4, "predicted", "middle")
+    frame.text(220, HEIGHT - 4, "predicted", "middle")
     return frame.svg()
 
 
@@ -163,7 +79,7 @@ def heat_map(matrix: Sequence[Sequence[float]], low: float, high: float) -> str:
                      f"{i + 1}</text>")  # fmt: skip
         parts.append(f'<text x="{40 + i * cell + cell / 2}" y="16" text-anchor="middle">'
                      f"{i + 1}</text>")  # fmt: skip
-    return _svg(50 + size * cell, 34 + size * cell, parts)
+    return svg(50 + size * cell, 34 + size * cell, parts)
 
 
 def _shade(share: float) -> str:
@@ -179,7 +95,7 @@ def bars(values: dict[str, float]) -> str:
     if not known:
         return "<p>Not known: it takes the variant ads-only and the true probabilities.</p>"
     low, high = min(0.0, *known.values()), max(0.01, *known.values())
-    row, label, width = 26, 230, _WIDTH - 230 - 70
+    row, label, width = 26, 230, WIDTH - 230 - 70
     zero = label + (0 - low) / (high - low) * width
     parts = []
     for k, (name, value) in enumerate(known.items()):
@@ -188,4 +104,4 @@ def bars(values: dict[str, float]) -> str:
                      f'height="{row - 8}" fill="{colour(list(values).index(name))}"/>')  # fmt: skip
         parts.append(f'<text x="{label - 8}" y="{y + 13}" text-anchor="end">{escape(name)}</text>')
         parts.append(f'<text x="{max(zero, end) + 6:.1f}" y="{y + 13}">{value:.2f}</text>')
-    return _svg(_WIDTH, 8 + row * len(known), parts)
+    return svg(WIDTH, 8 + row * len(known), parts)

@@ -63,7 +63,7 @@ def test_memory_is_bounded_and_what_came_too_late_is_counted():
         bounded.update(held.take(piece))
         whole.update(held.take(piece))
     assert bounded.points() == whole.points()
-    assert bounded._held <= 500
+    assert bounded._rows.held <= 500
     assert bounded.late == 0
     bounded.update(held.take(np.arange(10)))
     assert bounded.late == 10

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from monitoring.metrics import gauc
+from monitoring.svg import ticks
 from trainers.replay.figures import figures
 from trainers.replay.report import write_report
 from trainers.replay.results import Outcome, Predictions, Spent
 from trainers.replay.settings import ReplayConfig
-from trainers.replay.svg import ticks
 from trainers.replay.tables import rows
 
 N, START, END = 2_000, 1_000, 101_000
@@ -70,7 +70,9 @@ def test_windows_cover_the_whole_log(found):
 
 def test_calibration_is_in_tenths(found):
     for bins in found.calibration.values():
-        assert len(bins) == 10 and sum(b.impressions for b in bins) == found.impressions
+        assert sum(b.impressions for b in bins) == found.impressions
+        # Equal predictions share a bin, and many of these are clipped to the same.
+        assert 1 < len(bins) <= 10 and all(b.impressions for b in bins)
         assert [b.predicted for b in bins] == sorted(b.predicted for b in bins)
 
 

@@ -1,0 +1,47 @@
+"""`ecdctr monitor`: the quality of all levels, watched."""
+
+from __future__ import annotations
+
+import logging
+
+import click
+
+from config import Config, configured
+from settings import Loaded
+from shutdown import stop_event
+
+
+@click.command("monitor")
+@click.option(
+    "--report",
+    is_flag=True,
+    help="Print the published versions by calibration, from the running monitor's last "
+    "checkpoint, and end.",
+)
+@configured
+def command(loaded: Loaded[Config], report: bool) -> None:
+    """Watch how good the predictions of all levels are.
+
+    Reads predictions.<level> and models.<level> and computes GAUC, AUC, log loss, normalized
+    entropy, COPC (clicks over predicted clicks) and CTR over windows of event time
+    (monitor.windows_seconds) and for each of the last published versions
+    (monitor.generations), exactly, and how long it took from an impression's append to Kafka
+    until it was learnt and until that was published.
+
+    A page for people, at the address that it prints, shows all of it and which version is
+    worst calibrated, and since when; `/metrics` beside it is for Prometheus; `--report`
+    answers that question in the terminal.
+
+    Its windows and counters are kept in RUN_DIR/monitor every
+    monitor.checkpoint_every_seconds: killed at any moment, it goes on where it was and
+    tells the same numbers. Ctrl-C or SIGTERM ends it with status 0.
+    """
+    from monitoring.monitor_process import monitor
+    from monitoring.monitor_report import report_lines
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if report:
+        for line in report_lines(loaded.config):
+            click.echo(line)
+        return
+    monitor(loaded.config, stop_event())

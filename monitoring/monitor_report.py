@@ -1,0 +1,56 @@
+"""`ecdctr monitor --report`: the published versions by calibration, in the terminal."""
+
+from __future__ import annotations
+
+import time
+
+from config import Config
+from errors import UserError
+from monitoring import text
+from monitoring.calibrated import HEADINGS, Calibrated, by_calibration, sentence
+from monitoring.ledger import Ledger
+from monitoring.monitor_checkpoint import NAME, DamagedState, read_state
+from monitoring.monitor_process import state_dir
+from monitoring.monitor_settings import MonitorConfig
+
+
+def report_lines(config: Config) -> list[str]:
+    """A table, worst calibrated first, and the answer in a sentence.
+
+    Raises:
+        UserError: no monitor has kept a checkpoint in the run directory, or it is damaged.
+    """
+    directory = state_dir(config.run_dir)
+    try:
+        found = read_state(directory)
+        if found is None:
+            raise UserError(
+                f"no monitor has kept anything in {directory}: start 'ecdctr monitor' with the "
+                "same --run-dir, or name another"
+            )
+        facts, arrays = found
+        # As it was kept: whoever asks need not know with which settings.
+        ledger = Ledger(MonitorConfig.model_validate(facts["config"]), list(facts["levels"]))
+        ledger.restore(facts, arrays)
+    except (DamagedState, KeyError, ValueError, TypeError) as error:
+        raise UserError(f"the checkpoint in {directory} cannot be read: {error}") from None
+    age = time.time() - (directory / NAME).stat().st_mtime
+    generations = {
+        name: level.quality.quality().generations for name, level in ledger.levels.items()
+    }
+    ordered = by_calibration(generations)
+    return [
+        f"published versions by calibration, as of {text.seconds(age)} ago (times in UTC)",
+        *_table(ordered),
+        sentence(ordered),
+    ]
+
+
+def _table(ordered: list[Calibrated]) -> list[str]:
+    rows = [HEADINGS, *(one.cells for one in ordered)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
+    marks = ["", *("<- worst" if one.worst else "" for one in ordered)]
+    return [
+        "  ".join((*map(str.rjust, row, widths), mark)).rstrip()
+        for row, mark in zip(rows, marks, strict=True)
+    ]

@@ -1,0 +1,190 @@
+"""Predictions and announcements on a real Kafka, and a monitor that reads them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from tests_support import ECDCTR, environ, eventually
+
+from monitoring.processes import running
+from monitoring.scrape import Sample, parse
+from streaming.connection import KafkaConfig
+from streaming.impressions import Batch, ImpressionSchema, Position, SourceRows
+from streaming.predictions import encode_predictions
+from streaming.topics import TopicsConfig
+from streaming.writer import RecordWriter
+
+SCHEMA = ImpressionSchema()
+SECOND = 1_000
+BEGIN = 1_700_000_040_000  # a whole minute
+PARTITIONS = 4
+SETTINGS = """
+[monitor]
+windows_seconds = [60, 300]
+generations = 3
+checkpoint_every_seconds = 0.2
+"""
+_open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+
+
+@dataclass(frozen=True)
+class Made:
+    """n predictions of batches of 100, one version a batch."""
+
+    batch: Batch
+    probability_N: np.ndarray
+    version: int
+
+
+def made(number: int, spacing_ms: int = 100) -> Made:
+    """Batch ``number`` of a level: impressions that tie, and users who click always or never."""
+    rng = np.random.default_rng(number)
+    id_N = np.arange(number * 100, number * 100 + 100)
+    user_N = id_N * 7 % 23
+    columns = {
+        "impression_id": id_N,
+        "event_time": BEGIN + id_N * spacing_ms,
+        "click": ((rng.random(100) < 0.4) & (user_N > 2) | (user_N == 1)).astype(np.int8),
+        "user_id": user_N,
+        "item_id": id_N % 11,
+    }
+    rows = pa.record_batch({name: pa.array(column) for name, column in columns.items()})
+    source = SourceRows(
+        (id_N % PARTITIONS).astype(np.int32), id_N // 20, (id_N % 20).astype(np.int32)
+    )
+    positions = {p: Position(0) for p in range(PARTITIONS)}
+    batch = Batch(rows, source, positions, int(columns["event_time"][-1]), appended_at=BEGIN)
+    return Made(batch, (rng.integers(1, 9, 100) / 10).astype(np.float32), number)
+
+
+def columns_of(all_made: list[Made]) -> dict[str, np.ndarray]:
+    """What was predicted: user, click, probability, event_time, version."""
+    names = {"user": "user_id", "click": "click", "event_time": "event_time"}
+    found = {
+        name: np.concatenate([m.batch.rows[column].to_numpy() for m in all_made])
+        for name, column in names.items()
+    }
+    found["probability"] = np.concatenate([m.probability_N for m in all_made])
+    found["version"] = np.concatenate([np.full(len(m.batch), m.version) for m in all_made])
+    return found
+
+
+class Trainer:
+    """Publishes what a trainer would."""
+
+    def __init__(self, kafka: KafkaConfig, topics: TopicsConfig, level: str = "actr") -> None:
+        self._writer, self._topics, self._level = RecordWriter(kafka), topics, level
+        self._source = topics.ad if level == "actr" else topics.natural
+
+    def predict(self, numbers: range) -> list[Made]:
+        all_made = [made(number) for number in numbers]
+        for one in all_made:
+            records = encode_predictions(
+                one.batch, one.probability_N, one.version, self._source,
+                schema=SCHEMA, level=self._level,
+            )  # fmt: skip
+            for partition, value, headers in records:
+                self._writer.send(
+                    self._topics.predictions_of(self._level), value, headers=headers,
+                    partition=partition, timestamp_ms=BEGIN + 2 * SECOND,
+                )  # fmt: skip
+        self._writer.flush(30)
+        return all_made
+
+    def publish(self, version: int) -> None:
+        self._writer.send(
+            self._topics.models_of(self._level),
+            json.dumps({"version": version, "location": "", "watermark": 0}).encode(),
+            key=self._level.encode(),
+            timestamp_ms=BEGIN + 10 * SECOND,
+        )
+        self._writer.flush(30)
+
+    def junk(self) -> None:
+        self._writer.send(self._topics.predictions_of(self._level), b"junk", partition=0)
+        self._writer.flush(30)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+@dataclass
+class MonitorHome:
+    """A monitor's run directory, and the process that runs there, if one does."""
+
+    kafka: KafkaConfig
+    topics: TopicsConfig
+    run_dir: Path
+    settings: str = SETTINGS
+    process: subprocess.Popen[str] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        names = "\n".join(f"{k} = {json.dumps(v)}" for k, v in self.topics.model_dump().items())
+        self.config.write_text(f"{self.settings}\n[topics]\n{names}\n")
+
+    @property
+    def config(self) -> Path:
+        return self.run_dir / "config.toml"
+
+    def arguments(self, *more: str) -> list[str]:
+        return [
+            "monitor",
+            *("--config", str(self.config), "--run-dir", str(self.run_dir)),
+            *("--bootstrap-servers", self.kafka.bootstrap_servers),
+            *more,
+        ]
+
+    def start(self, seconds: float = 60) -> MonitorHome:
+        with (self.run_dir / "monitor.log").open("a") as output:
+            self.process = subprocess.Popen(
+                [*ECDCTR, *self.arguments()], stdout=output, stderr=output, env=environ()
+            )
+        eventually(self._registered, seconds, f"a monitor that serves: {self.said()}")
+        return self
+
+    def _registered(self) -> bool:
+        assert self.process is not None and self.process.poll() is None, self.said()
+        return any(p.pid == self.process.pid for p in running(self.run_dir))
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        assert self.process is not None
+        os.kill(self.process.pid, number)
+        return self.process.wait(30)
+
+    def said(self) -> str:
+        return (self.run_dir / "monitor.log").read_text()
+
+    def fetch(self, path: str) -> str:
+        (url,) = (p.metrics_url for p in running(self.run_dir) if p.name == "monitor")
+        with _open(url.removesuffix("/metrics") + path, timeout=10) as answer:
+            text: str = answer.read().decode()
+            return text
+
+    def samples(self) -> list[Sample]:
+        return [s for s in parse(self.fetch("/metrics")) if s.name.startswith("monitor_")]
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """The one sample of a metric (without ``monitor_``) with these labels; None: no sample."""
+        found = [
+            s.value
+            for s in self.samples()
+            if s.name == f"monitor_{name}" and labels.items() <= s.labels.items()
+        ]
+        assert len(found) < 2
+        return found[0] if found else None
+
+    def wait(self, name: str, value: float, seconds: float = 60, **labels: str) -> None:
+        eventually(
+            lambda: self.value(name, **labels) == value,
+            seconds,
+            f"{name} {labels} = {value}, it is {self.value(name, **labels)}: {self.said()}",
+        )
