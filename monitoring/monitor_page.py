@@ -39,12 +39,12 @@ p { margin: .3rem 0 } .dim { color: var(--dim) } .bad { color: var(--bad); font-
           margin: .8rem 0; font-size: 1.05rem } .answer.off { border-color: var(--bad) }
 .answer.ok { border-color: var(--good) }
 .wide { overflow-x: auto }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .18rem .55rem; border-bottom: 1px solid var(--line); text-align: right;
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px }
+th, td { padding: .18rem .42rem; border-bottom: 1px solid var(--line); text-align: right;
          white-space: nowrap } th { color: var(--dim); font-weight: 500 }
 th:first-child, td:first-child { text-align: left } tr.worst td { background: var(--mark) }
-.row { display: flex; flex-wrap: wrap; gap: 1rem 2rem } figure { margin: 0; flex: 1 1 340px }
-figcaption { color: var(--dim) } svg { max-width: 100%; height: auto }
+.row { display: flex; flex-wrap: wrap; gap: 1rem 1.6rem } figure { margin: 0; flex: 1 1 280px }
+figcaption { color: var(--dim) } svg { width: 100%; height: auto }
 svg text { font: 11px system-ui, "DejaVu Sans", sans-serif; fill: var(--dim) }
 .grid { stroke: var(--line) } .key { margin-right: 1.1rem }
 .key i { display: inline-block; width: .8em; height: .8em; margin-right: .35em }
@@ -169,7 +169,8 @@ def _chart(curves: Mapping[str, Sequence[WindowPoint]], name: str) -> str:
     for i, (level, line) in enumerate(lines.items()):
         if len(line) == 1:
             line = [(line[0][0] - 1, line[0][1]), line[0]]
-        frame.path(line, colour(i), level)
+        # What lies outside is drawn along the edge.
+        frame.path([(x, min(max(y, low), high)) for x, y in line], colour(i), level)
     return frame.svg()
 
 

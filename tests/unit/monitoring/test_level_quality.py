@@ -283,3 +283,66 @@ def test_labels():
     assert [label(1000 * s) for s in (300, 3600, 86_400, 21_600, 604_800, 90)] == [
         "5m", "1h", "1d", "6h", "7d", "90s",
     ]  # fmt: skip
+
+
+def at(times, version=0, user=1):
+    n = len(times)
+    return Predicted(
+        np.array(times, np.int64), np.full(n, user), np.arange(n, dtype=np.int8) % 2,
+        np.linspace(0.1, 0.9, n, dtype=np.float32), np.full(n, version),
+    )  # fmt: skip
+
+
+def restarted(level):
+    made = LevelQuality(CONFIG)
+    made.restore(level.state())
+    return made
+
+
+def test_what_is_late_is_known_after_a_restart():
+    level = LevelQuality(CONFIG)
+    update(level, at([5_000, 25_000]), 0)
+    level = restarted(level)
+    update(level, at([9_999, 10_000, 20_000]), 0)  # the last one's window is still open
+    assert level.late == 2
+
+
+def test_the_slowest_of_those_behind_decides():
+    level = LevelQuality(CONFIG)
+    for partition, time in ((0, 95_000), (1, 25_000), (2, 55_000)):
+        update(level, at([5_000, time]), partition)
+    level.advance(behind=[1, 2])
+    assert level.quality().complete[10_000].end == 20_000
+
+
+def test_a_kept_version_counts_what_comes_for_it_however_late():
+    level = LevelQuality(CONFIG)
+    level.announce(3, 7)
+    level.announce(6, 7)
+    update(level, at([5_000, 500_000], version=6), 0)
+    level.advance()
+    update(level, at([1_000, 2_000], version=5), 0)
+    update(level, at([1_000, 2_000], version=2), 0)  # is not held any more
+    assert [g.metrics.impressions for g in level.quality().generations] == [2, 2]
+    assert level.quality().points[10_000][0].metrics.impressions == 1
+
+
+def test_windows_that_were_never_looked_at_are_remembered_as_they_were():
+    level = LevelQuality(CONFIG)
+    rows = rows_of(600, 13, spread_seconds=600)
+    for piece in np.array_split(np.arange(600), 20):
+        update(level, rows.take(piece), 0)
+        level.advance()
+        level = restarted(level)
+    found = level.quality().points[10_000]
+    assert len(found) > 55
+    assert all(repr(p.metrics) == repr(brute(windowed(rows, 10_000, p.end))) for p in found)
+
+
+def test_what_comes_late_changes_the_deciles():
+    level = LevelQuality(CONFIG)
+    update(level, at([1_000, 2_000, 130_000]), 0)
+    level.advance()
+    assert sum(b.impressions for b in level.quality().deciles) == 0  # of 60 to 120 s
+    update(level, at([61_000, 62_000]), 0)
+    assert sum(b.impressions for b in level.quality().deciles) == 2

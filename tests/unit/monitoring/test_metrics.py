@@ -188,3 +188,16 @@ def test_interval_is_as_wide_as_the_spread_over_users_says():
     probability = np.where(np.repeat(good, 2) == (click == 1), 0.9, 0.1)
     interval = metrics.gauc_interval(user, click, probability)
     np.testing.assert_allclose(interval.high - interval.low, 2 * 1.96 * 0.5 / n**0.5, rtol=0.15)
+
+
+def test_calibration_bins_are_even_and_keep_equal_predictions_together():
+    p = np.random.default_rng(0).permutation(np.arange(100) / 100)
+    bins = metrics.calibration(p >= 0.5, p)
+    assert [b.impressions for b in bins] == [10] * 10
+    assert [b.clicked for b in bins] == [0] * 5 + [1] * 5
+    assert bins[0].predicted == pytest.approx(0.045)
+    assert bins[-1].copc == pytest.approx(1 / 0.945)
+    tied = metrics.calibration(np.arange(100) % 2, np.repeat([0.2, 0.4], 50))
+    assert [b.impressions for b in tied if b.impressions] == [50, 50]
+    assert all(math.isnan(b.copc) for b in tied if not b.impressions)
+    assert [b.impressions for b in metrics.calibration([], [])] == [0] * 10
