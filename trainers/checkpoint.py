@@ -220,7 +220,7 @@ def _files(directory: Path) -> Iterator[Path]:
 def _crc32c(path: Path) -> str:
     """Checksum and length: damage is to be noticed, and nobody deceives us on our own disk.
 
-    A cryptographic hash takes eight times as long, of the processors that train.
+    A cryptographic hash takes five times as long, of the processors that train.
     """
     found, size, block = 0, 0, memoryview(bytearray(1 << 20))
     with path.open("rb", buffering=0) as file:
