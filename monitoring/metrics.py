@@ -73,8 +73,9 @@ def gauc(user: ArrayLike, click: ArrayLike, probability: ArrayLike) -> Gauc:
 
 def auc(click: ArrayLike, probability: ArrayLike) -> float:
     """Area under the ROC curve over the whole window, ties one half; NaN for one class."""
-    clicks = np.asarray(click)
-    return gauc(np.zeros(clicks.shape, np.int8), clicks, probability).weighted
+    clicks, scores = _checked(click, probability)
+    users = np.zeros(clicks.shape, np.int8)
+    return _aucs(users, clicks, scores, np.argsort(scores)).gauc().weighted
 
 
 def user_aucs(user: ArrayLike, click: ArrayLike, probability: ArrayLike) -> UserAucs:
@@ -83,9 +84,32 @@ def user_aucs(user: ArrayLike, click: ArrayLike, probability: ArrayLike) -> User
     users = np.asarray(user)
     if users.shape != clicks.shape:
         raise ValueError(f"{users.shape} users for {clicks.shape} clicks")
+    return _aucs(users, clicks, scores, _by_user_and_score(users, scores))
+
+
+def _by_user_and_score(users: NDArray[np.generic], scores: NDArray[np.floating]) -> NDArray:
+    """The rows in that order, equal ones in any.
+
+    Three sorts that need not be stable take a third of the time of `np.lexsort`.
+    """
+    n = len(users)
+    rank, group = np.empty(n, np.int64), np.empty(n, np.int64)
+    rank[np.argsort(scores)] = np.arange(n)
+    by_user = np.argsort(users)
+    ordered = users[by_user]
+    group[by_user] = np.cumsum(np.concatenate(([False], ordered[1:] != ordered[:-1])))[:n]
+    return np.argsort(group * n + rank)
+
+
+def _aucs(
+    users: NDArray[np.generic],
+    clicks: NDArray[np.bool_],
+    scores: NDArray[np.floating],
+    order: NDArray,
+) -> UserAucs:
+    """``order`` sorts by user, then by score."""
     if not len(users):
         return UserAucs(users, np.empty(0), np.empty(0, np.int64), 0)
-    order = np.lexsort((scores, users))
     users, scores, clicks = users[order], scores[order], clicks[order]
     starts = _starts(users[1:] != users[:-1])
     total = _lengths(starts, len(users))

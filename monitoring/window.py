@@ -84,9 +84,12 @@ class Window:
         if np.isnan(batch["probability"]).any():
             raise ValueError("a probability is NaN")
         newest = min(n, self.size)
-        at = np.arange(self.seen + n - newest, self.seen + n) % self.size
+        start = (self.seen + n - newest) % self.size
+        before_end = min(newest, self.size - start)  # the rest goes on at the ring's beginning
         for name, column in batch.items():
-            self._rings[name][at] = column[n - newest :]
+            kept, ring = column[n - newest :], self._rings[name]
+            ring[start : start + before_end] = kept[:before_end]
+            ring[: newest - before_end] = kept[before_end:]
         self.seen += n
 
     def columns(self) -> dict[str, NDArray]:

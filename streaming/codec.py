@@ -107,8 +107,7 @@ def _checked(
 ) -> Decoded:
     if not batches:
         raise Refused(Reason.EMPTY_RECORD, "no rows", 0)
-    lead = timestamp + schema.max_lead_ms if timestamp >= 0 else schema.max_event_time
-    times = TimeRange(schema.min_event_time, schema.max_event_time, lead)
+    times = believable_times(timestamp, schema)
     parts, faults = [], []
     for batch in batches:
         columns = steps.columns(batch)
@@ -129,6 +128,12 @@ def _checked(
     )
     good = index[codes == GOOD]
     return Decoded(rows.take(pa.array(good)), good, total, _split(value, batches, codes), unknown)
+
+
+def believable_times(timestamp: int, schema: ImpressionSchema) -> TimeRange:
+    """Event times believed in a record of ``timestamp``, ms; negative: it has none."""
+    lead = timestamp + schema.max_lead_ms if timestamp >= 0 else schema.max_event_time
+    return TimeRange(schema.min_event_time, schema.max_event_time, lead)
 
 
 def _split(value: bytes, batches: list[pa.RecordBatch], codes: np.ndarray) -> list[Bad]:
@@ -227,22 +232,43 @@ def _read_arrow(value: bytes, schema: ImpressionSchema) -> tuple[list[pa.RecordB
         raise Refused(Reason.UNDECODABLE_ARROW, _one_line(error)) from None
 
 
-_plans: dict[tuple[int, bytes], Plan] = {}
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A written schema that was met before."""
+
+    written: pa.Schema
+    plan: Plan
+    plain: bool
+    """Its message is the very one that Arrow writes here, so the rows' bytes are in our order."""
+
+
+_known: dict[tuple[int, bytes], Known] = {}
 
 
 def _plan(value: bytes, written: pa.Schema, schema: ImpressionSchema) -> Plan:
     """The plan for a stream, remembered by the bytes of its schema message."""
-    length = int.from_bytes(value[4:8], "little")
-    if length > _MAX_SCHEMA_BYTES:
+    message = schema_message(value)
+    if len(message) > _MAX_SCHEMA_BYTES:
         return plan(written, schema.arrow)
-    # The plan keeps the target schema alive, so its id is not reused.
-    key = (id(schema.arrow), value[8 : 8 + length])
-    found = _plans.get(key)
+    found = known_schema(message, schema)
     if found is None:
-        if len(_plans) >= _MAX_CACHED_PLANS:
-            _plans.clear()
-        found = _plans[key] = plan(written, schema.arrow)
-    return found
+        if len(_known) >= _MAX_CACHED_PLANS:
+            _known.clear()
+        plain = written.serialize().to_pybytes() == message
+        found = Known(written, plan(written, schema.arrow), plain)
+        # The plan keeps the target schema alive, so its id is not reused.
+        _known[id(schema.arrow), message] = found
+    return found.plan
+
+
+def schema_message(value: bytes) -> bytes:
+    """The first message of an Arrow stream, its length included."""
+    return value[: 8 + int.from_bytes(value[4:8], "little")]
+
+
+def known_schema(message: bytes, schema: ImpressionSchema) -> Known | None:
+    """What is remembered of a schema message from records that :func:`decode` has read."""
+    return _known.get((id(schema.arrow), message))
 
 
 def _one_line(error: BaseException) -> str:

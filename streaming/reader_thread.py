@@ -15,10 +15,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from streaming.codec import decode
+from streaming.codec import Decoded
 from streaming.connection import KafkaConfig
 from streaming.dead_letters import DeadLetter, dead_letter
 from streaming.dedupe import RecentIds
+from streaming.group_decoding import decode_all
 from streaming.impressions import IMPRESSION_ID, Batch, ImpressionSchema, Positions
 from streaming.interleave import Interleaver
 from streaming.log_consumer import POLL_MS, LogConsumer
@@ -181,10 +182,14 @@ class ReaderThread(threading.Thread):
         found, gaps = self._log.poll(most, self._order.watermark)
         for gap in gaps:
             self._pass_over(gap)
-        for partition, records in found:
-            for record in records:
-                if record.offset < self._stop_at.get(partition, record.offset + 1):
-                    self._take_in(partition, record)
+        wanted = [
+            record
+            for partition, records in found
+            for record in records
+            if record.offset < self._stop_at.get(partition, record.offset + 1)
+        ]
+        for record, decoded in zip(wanted, decode_all(wanted, self._schema), strict=True):
+            self._take_in(record, decoded)
         if found:
             self._probe_at = time.monotonic() + self._probe_seconds
             ends = {p: self._log.highwater(p) for p, _ in found}
@@ -195,9 +200,8 @@ class ReaderThread(threading.Thread):
         self._order.skip(gap.partition, gap.until)
         self._counts.lost_records += gap.records
 
-    def _take_in(self, partition: int, record: Any) -> None:
-        found = decode(record.value, record.headers, record.timestamp, self._schema)
-        counts = self._counts
+    def _take_in(self, record: Any, found: Decoded) -> None:
+        counts, partition = self._counts, record.partition
         counts.records += 1
         counts.unknown += found.unknown
         for bad in found.bad:

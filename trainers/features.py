@@ -21,6 +21,7 @@ whose weight is 0.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
@@ -162,15 +163,21 @@ def _jagged(
     rows: pa.RecordBatch, features: tuple[Feature, ...], hashed: dict[str, int], size: int
 ) -> KeyedJaggedTensor:
     lengths_FB = np.zeros((len(features), size), np.int32)
-    values = []
+    bags, ends = [], [0]
     for f, feature in enumerate(features):
         bag, length = _bags(rows.column(feature.name))
         lengths_FB[f, : rows.num_rows] = length
-        table_rows = hashed.get(feature.name)
-        values.append(spread(bag) if table_rows is None else to_rows(bag, table_rows))
+        bags.append(bag)
+        ends.append(ends[-1] + len(bag))
+    values = np.concatenate(bags)
+    for table_rows, alike in groupby(range(len(features)), lambda f: hashed.get(features[f].name)):
+        # Neighbours that are treated alike are treated at once, where they lie.
+        fs = list(alike)
+        part = values[ends[fs[0]] : ends[fs[-1] + 1]]
+        part[:] = spread(part) if table_rows is None else to_rows(part, table_rows)
     return KeyedJaggedTensor(
         keys=[feature.name for feature in features],
-        values=torch.from_numpy(np.concatenate(values)),
+        values=torch.from_numpy(values),
         lengths=torch.from_numpy(lengths_FB.reshape(-1)),
         stride=size,
     )

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streaming import predictions
 from streaming.impressions import Batch, Feature, ImpressionSchema, Position, SourceRows
 from streaming.predictions import (
     PREDICTIONS,
@@ -58,6 +59,39 @@ def test_one_record_a_source_partition_with_all_columns():
         "source_offset": [10, 10],
         "source_row": [0, 1],
     }
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 5)), max_size=9))
+def test_records_hold_every_row_of_their_partition_in_order(runs):
+    offset = iter(range(1_000))
+    source = [(partition, next(offset), 0) for partition, rows in runs for _ in range(rows)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predictions, "MAX_ROWS", 4)
+        records = encoded(source)
+    expected = {}
+    for row in source:
+        expected.setdefault(row[0], []).append(row)
+    found = {}
+    for partition, value, headers in records:
+        rows = decode_predictions(value)
+        assert value == written(rows)
+        assert 0 < rows.num_rows <= 4
+        columns = ("source_partition", "source_offset", "source_row")
+        part = list(zip(*(rows.column(c).to_pylist() for c in columns), strict=True))
+        first, last = Position(*part[0][1:]), Position(*part[-1][1:])
+        assert source_range(headers) == ("ads", partition, first, last)
+        found.setdefault(partition, []).extend(part)
+        ids = rows.column("impression_id").to_pylist()
+        assert [source[i] for i in ids] == part
+    assert list(found.items()) == sorted(expected.items())
+
+
+def written(rows):
+    """As Arrow's own writer writes a stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_batch(rows)
+    return sink.getvalue().to_pybytes()
 
 
 def test_headers_name_the_source_range():

@@ -1,6 +1,8 @@
 """The store alone: atomic, verified, N deep, and honest about a full disk."""
 
 import errno
+import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from errors import UserError
 from streaming.impressions import Position
 from trainers import checkpoint
-from trainers.checkpoint import CheckpointStore, Progress, verify
+from trainers.checkpoint import CheckpointStore, DamagedCheckpoint, Progress, verify
 
 
 def write(store: CheckpointStore, step: int, content: bytes = b"weights") -> Path:
@@ -105,6 +107,45 @@ def test_a_step_written_again_replaces_itself(store):
     write(store, 1, b"a")
     path = write(store, 1, b"b")
     assert (verify(path).path / "sub" / "weights.bin").read_bytes() == b"b1"
+
+
+def as_of(format_: int, path: Path, checksum: str) -> Path:
+    """A checkpoint as another version of this program would have sealed it."""
+    manifest = path / "manifest.json"
+    body = json.loads(manifest.read_text())["body"]
+    body |= {"format": format_, "files": {"sub/weights.bin": checksum}}
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    manifest.write_text(json.dumps({"body": body, "sha256": digest}))
+    return path
+
+
+def test_the_first_format_is_read(store):
+    sha256 = hashlib.sha256(b"weights1").hexdigest()
+    assert verify(as_of(1, write(store, 1), sha256)).progress.step == 1
+    with pytest.raises(DamagedCheckpoint, match="weights.bin"):
+        verify(as_of(1, write(store, 1, b"Weights"), sha256))
+
+
+def test_a_later_format_is_refused_by_its_number(store):
+    with pytest.raises(DamagedCheckpoint, match="format 3"):
+        verify(as_of(3, write(store, 1), "?"))
+
+
+def test_a_large_file_is_checked_to_its_last_byte(store):
+    path = write(store, 1, bytes(3 << 20))
+    verify(path)
+    with (path / "sub" / "weights.bin").open("r+b") as file:
+        file.seek(-2, os.SEEK_END)
+        file.write(b"?")
+    with pytest.raises(DamagedCheckpoint, match="weights.bin"):
+        verify(path)
+
+
+def test_the_checksum_is_the_one_of_the_standard(tmp_path):
+    (tmp_path / "file").write_bytes(b"123456789")  # RFC 3720's check value
+    checkpoint.seal(tmp_path, Progress())
+    files = json.loads((tmp_path / "manifest.json").read_text())["body"]["files"]
+    assert files == {"file": "e3069283-9"}
 
 
 def test_all_damaged_stays_an_error_at_the_next_start(store):
