@@ -19,6 +19,7 @@ PURE = [
     "streaming/interleave.py",
     "streaming/predictions.py",
     "streaming/market.py",
+    "streaming/market_drift.py",
     "monitoring/comparison.py",
     "monitoring/metrics.py",
     "monitoring/window.py",
