@@ -12,6 +12,7 @@ import click
 from pydantic import model_validator
 
 from embeddings.history_settings import HistoryConfig
+from monitoring.drift.settings import DriftConfig
 from monitoring.settings import MonitoringConfig
 from settings import Loaded, Section, load
 from streaming.connection import KafkaConfig
@@ -39,6 +40,7 @@ class Config(Section):
     history: HistoryConfig = HistoryConfig()
     replay: ReplayConfig = ReplayConfig()
     monitoring: MonitoringConfig = MonitoringConfig()
+    drift: DriftConfig = DriftConfig()
 
     @model_validator(mode="before")
     @classmethod
