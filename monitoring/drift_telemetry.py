@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -55,7 +56,7 @@ class DriftTelemetry(_Telemetry):
         self._replace(self._unseen, _labelled(figures, "unseen"))
         self._replace(self._domain_js, {(name,): x for name, x in figures.domain_js.items()})
 
-    def _replace(self, gauge: Gauge, values: Mapping[tuple[str, ...], float]) -> None:
+    def _replace(self, gauge: Gauge, values: Mapping[Any, float]) -> None:
         """Without ever taking a sample away that stays: a scrape may come at any moment."""
         for labels in self._sampled.get(gauge, set()) - set(values):
             gauge.remove(*labels)

@@ -1,6 +1,6 @@
 """Signals: one value for every step of event time, from what was predicted and clicked.
 
-A step's predictions come down to five sums, so steps can be filled in any order of
+A step's predictions come down to seven sums, so steps can be filled in any order of
 arrival. A detector sees a value's distance from its baseline: the values of the same
 time of day of the days before, in standard deviations. So one setting suits every
 signal and domain, a day's ups and downs are no drift, and a season that turns over
@@ -23,7 +23,10 @@ LIMIT = 6.0
 """Distances from the baseline are cut here: one mad value is not a lasting change."""
 _SMALLEST = float(np.finfo(np.float64).eps)
 
-Sums = NDArray[np.float64]  # [5] impressions, clicks, predicted clicks, their variance, log loss
+SUMS = 7
+Sums = NDArray[np.float64]
+"""[7] over impressions: 1, click c, probability p, v = p (1 - p), (p - c) l, v l, v l^2 with
+log-odds l; (p - c) l is the log loss less its expectation."""
 
 
 def sums_by_step(
@@ -36,8 +39,11 @@ def sums_by_step(
     """
     step, row = np.unique(event_time // step_ms, return_inverse=True)
     p = np.clip(probability.astype(np.float64), _SMALLEST, 1 - _SMALLEST)
-    loss = -np.where(click, np.log(p), np.log1p(-p))
-    columns = (np.ones(len(p)), click, p, p * (1 - p), loss)
+    log_odds, variance = np.log(p) - np.log1p(-p), p * (1 - p)
+    columns = (
+        np.ones(len(p)), click, p, variance,
+        (p - click) * log_odds, variance * log_odds, variance * log_odds**2,
+    )  # fmt: skip
     sums = np.stack([np.bincount(row, column, len(step)) for column in columns], axis=1)
     return dict(zip(step.tolist(), sums, strict=True))
 
@@ -45,19 +51,29 @@ def sums_by_step(
 def values_of(sums: Sums, min_impressions: int = 1) -> dict[Signal, float]:
     """Every signal's value of one step; NaN with too few impressions.
 
-    ``calibration`` is clicks less predicted clicks in standard deviations of a
-    calibrated model's clicks: 0 on average, whatever the step holds.
+    ``score`` and ``ctr`` are means. ``calibration`` is clicks less predicted clicks in
+    standard deviations of a calibrated model's clicks: about standard normal while the
+    model is right, whatever the step holds. ``log_loss`` is its counterpart for the rest:
+    the log loss beyond what the predictions expect of themselves, sum of (p - c) l, less
+    the part that calibration explains (l around its mean weighted by v). The plain log
+    loss mostly says once more what the click rate is.
     """
-    n, clicks, predicted, variance, loss = sums.tolist()
+    n, clicks, predicted, variance, excess, by_odds, by_square = sums.tolist()
     if n < max(min_impressions, 1):
         return dict.fromkeys(SIGNALS, math.nan)
-    calibration = (clicks - predicted) / math.sqrt(variance)
+    odds = by_odds / variance
+    excess_variance = by_square - odds * by_odds
     return {
-        "log_loss": loss / n,
+        "log_loss": _standardised(excess - odds * (predicted - clicks), excess_variance),
         "score": predicted / n,
         "ctr": clicks / n,
-        "calibration": calibration,
+        "calibration": _standardised(clicks - predicted, variance),
     }
+
+
+def _standardised(sum_: float, variance: float) -> float:
+    """NaN where all predictions are the same and there is no variance but by rounding."""
+    return sum_ / math.sqrt(variance) if variance > 1e-9 else math.nan
 
 
 class Baseline:

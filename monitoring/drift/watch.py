@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from monitoring.drift.detectors import watchers_of
 from monitoring.drift.features import FeatureDistances, FeatureSketches
 from monitoring.drift.settings import DAY_HOURS, Domain, DriftConfig, Signal
-from monitoring.drift.signals import SIGNALS, Baseline, Sums, sums_by_step, values_of
+from monitoring.drift.signals import SIGNALS, SUMS, Baseline, Sums, sums_by_step, values_of
 from streaming.impressions import ImpressionSchema
 
 DOMAINS: tuple[Domain, ...] = get_args(Domain)
@@ -129,7 +129,7 @@ class DomainWatch:
         return alarms
 
     def _complete(self, step: int) -> list[Alarm]:
-        sums = self._open.pop(step, np.zeros(5))
+        sums = self._open.pop(step, np.zeros(SUMS))
         values = values_of(sums, self._config.min_impressions)
         return [a for watch in self.signals for a in watch.update(step, values[watch.signal])]
 

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from monitoring.drift.signals import LIMIT, SIGNALS, Baseline, sums_by_step, values_of
+from monitoring.drift.signals import LIMIT, SIGNALS, SUMS, Baseline, sums_by_step, values_of
 from monitoring.metrics import log_loss
 
 RNG = np.random.default_rng(0)
@@ -15,6 +15,11 @@ def rows(n, hours=24):
     return time, (RNG.random(n) < probability).astype(np.int8), probability
 
 
+def log_loss_expected(p):
+    """Of probabilities that are right."""
+    return float(-(p * np.log(p) + (1 - p) * np.log1p(-p)).mean())
+
+
 def test_a_steps_values_are_those_of_its_impressions():
     time, click, p = rows(5_000)
     found = sums_by_step(time, click, p, 6 * 3_600_000)
@@ -23,7 +28,12 @@ def test_a_steps_values_are_those_of_its_impressions():
         of_step = time // (6 * 3_600_000) == step
         c, q = click[of_step], p[of_step]
         values = values_of(sums)
-        assert values["log_loss"] == pytest.approx(log_loss(c, q))
+        odds = np.log(q / (1 - q))
+        excess = log_loss(c, q) - log_loss_expected(q)
+        assert excess * len(q) == pytest.approx(((q - c) * odds).sum())
+        centred, v = odds - (q * (1 - q) * odds).sum() / (q * (1 - q)).sum(), q * (1 - q)
+        expected = ((q - c) * centred).sum() / math.sqrt((v * centred**2).sum())
+        assert values["log_loss"] == pytest.approx(expected)
         assert values["score"] == pytest.approx(q.mean())
         assert values["ctr"] == pytest.approx(c.mean())
         expected = (c.sum() - q.sum()) / math.sqrt((q * (1 - q)).sum())
@@ -38,23 +48,39 @@ def test_sums_of_parts_add_up_to_those_of_the_whole():
         assert sum(part.get(step, 0) for part in parts) == pytest.approx(sums)
 
 
-def test_a_calibrated_model_has_standard_normal_calibration():
+@pytest.mark.parametrize("signal", ["calibration", "log_loss"])
+def test_of_a_model_that_is_right_both_errors_are_standard_normal(signal):
     found = [
         values_of(next(iter(sums_by_step(*rows(500, 1), 3_600_000).values()))) for _ in range(300)
     ]
-    calibration = [values["calibration"] for values in found]
-    assert np.mean(calibration) == pytest.approx(0, abs=0.2)
-    assert np.std(calibration) == pytest.approx(1, abs=0.15)
+    errors = [values[signal] for values in found]
+    assert np.mean(errors) == pytest.approx(0, abs=0.2)
+    assert np.std(errors) == pytest.approx(1, abs=0.15)
+
+
+def test_each_error_has_its_own_signal():
+    time, click, p = rows(20_000, 1)
+    odds = np.log(p / (1 - p))
+
+    def errors(wrong):
+        q = 1 / (1 + np.exp(-wrong))
+        values = values_of(next(iter(sums_by_step(time, click, q, 3_600_000).values())))
+        return values["calibration"], values["log_loss"]
+
+    too_high, too_sure = errors(odds + 0.3), errors(2 * odds)
+    assert too_high[0] < -10 and abs(too_high[1]) < 4
+    assert too_sure[1] > 10 and abs(too_sure[0]) < 4
 
 
 def test_certain_predictions_and_too_few_impressions():
-    sums = next(
-        iter(sums_by_step(*(np.array(x) for x in ([0, 0], [0, 1], [1.0, 0.0])), 1).values())
-    )
+    certain = (np.array(x) for x in ([0, 0, 0], [0, 1, 0], [1.0, 0.0, 0.5]))
+    sums = next(iter(sums_by_step(*certain, 1).values()))
     assert all(math.isfinite(x) for x in values_of(sums).values())
-    assert all(math.isnan(x) for x in values_of(sums, 3).values())
-    assert all(math.isnan(x) for x in values_of(np.zeros(5)).values())
+    assert all(math.isnan(x) for x in values_of(sums, 4).values())
+    assert all(math.isnan(x) for x in values_of(np.zeros(SUMS)).values())
     assert set(values_of(sums)) == set(SIGNALS)
+    alike = next(iter(sums_by_step(np.zeros(3, int), np.eye(3)[0], np.full(3, 0.3), 1).values()))
+    assert math.isnan(values_of(alike)["log_loss"]) and math.isfinite(values_of(alike)["ctr"])
     nothing = np.empty(0)
     assert sums_by_step(nothing.astype(int), nothing, nothing, 1) == {}
 
