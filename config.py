@@ -12,6 +12,7 @@ import click
 from pydantic import model_validator
 
 from embeddings.history_settings import HistoryConfig
+from monitoring.drift.settings import DriftConfig
 from monitoring.monitor_settings import MonitorConfig
 from monitoring.settings import MonitoringConfig
 from settings import Loaded, Section, load
@@ -41,6 +42,7 @@ class Config(Section):
     replay: ReplayConfig = ReplayConfig()
     monitoring: MonitoringConfig = MonitoringConfig()
     monitor: MonitorConfig = MonitorConfig()
+    drift: DriftConfig = DriftConfig()
 
     @model_validator(mode="before")
     @classmethod

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from streaming.impressions import ImpressionSchema
 from streaming.market_config import MarketConfig
+from streaming.market_drift import BOT_CTR, BROKEN, Drift
 from streaming.market_population import Items, Occupants, Users
 from streaming.market_random import generator, key_of, spread63, zipf_ranks
 from streaming.market_recent import RecentItems
@@ -67,6 +68,7 @@ class Market:
         self.config = config
         self._users = Users(config)
         self._items = Items(config)
+        self._drift = Drift(config)
         self._id_keys = {
             kind: key_of(config.seed, f"{kind}.id") for kind in ("user", "item", "creative")
         }
@@ -114,6 +116,7 @@ class Market:
         uniform = generator(config.seed, stream, index).random((6, rows))
         day, ad = index // config.slots_per_day, domain == "ad"
         seat = zipf_ranks(uniform[1], config.users, config.user_zipf)
+        seat, of_bot = self._drift.bots(stream, index, seat)
         exposed = config.advertised if ad else config.items
         item_seat = zipf_ranks(uniform[2], exposed, config.item_zipf)
         if not ad:  # in ads another order, and advertised are the first seats
@@ -131,6 +134,8 @@ class Market:
         log_odds += self._context(domain, item, position, event_time)
         if creative is not None:
             log_odds += self._items.creative_effect(creative)
+        if of_bot.any():
+            log_odds[of_bot] = np.log(BOT_CTR / (1 - BOT_CTR)) - self.intercepts[domain]
         return _Drawn(event_time, seat, user, item, creative, position, uniform[5], log_odds)
 
     def _event_times(self, index: int, uniform: np.ndarray) -> np.ndarray:
@@ -177,8 +182,11 @@ class Market:
     def intercepts(self) -> dict[str, float]:
         """Per domain, fitted to its click probability on impressions of the first two seasons.
 
-        ``days`` has no part in it, so a longer market begins like a shorter one.
+        ``days`` and ``drift`` have no part in it, so a longer market begins like a shorter
+        one, and one that drifts like one that does not.
         """
+        if self.config.drift != "none":
+            return Market(self.config.model_copy(update={"drift": "none"})).intercepts
         wanted = {"natural": self.config.natural_ctr, "ad": self.config.ad_ctr}
         last = 2 * self.config.season_days * self.config.slots_per_day
         spread = np.linspace(0, last, _CALIBRATION_SLOTS).astype(int)
@@ -233,10 +241,11 @@ class Market:
         creative = pa.nulls(len(ids), pa.int64())
         if d.creative is not None:
             creative = pa.array(self._ids("creative", d.creative))
+        clicks_arrive = not self._drift.loses_clicks(day)
         columns = {
             "impression_id": ids,
             "event_time": d.event_time,
-            "click": (d.click_draw < probability).astype(np.int8),
+            "click": ((d.click_draw < probability) & clicks_arrive).astype(np.int8),
             "user_id": self._ids("user", d.user.serial),
             "item_id": self._ids("item", d.item.serial),
             "creative_id": creative,
@@ -248,6 +257,8 @@ class Market:
             "user_age": np.log1p(d.user.age).astype(np.float32) * _AGE_SCALE,
             "item_age": np.log1p(d.item.age).astype(np.float32) * _AGE_SCALE,
         }
+        if self._drift.breaks_feature(day):
+            columns[BROKEN] = np.zeros(len(ids), np.int64)
         return pa.RecordBatch.from_arrays(
             [pa.array(columns[field.name], field.type) for field in _SCHEMA], schema=_SCHEMA
         )

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from errors import UserError
 from settings import Section
+from streaming.market_drift import Scenario
 
 GENERATION = 1
 """Raised whenever the same configuration gives other impressions than before."""
@@ -138,6 +139,11 @@ class MarketConfig(Section):
     recent_days: int = Field(7, ge=1)
     """Clicks older than this are no longer recent, days."""
 
+    drift: Scenario = "none"
+    """What becomes of the market on `drift_day`; see docs/market.md."""
+    drift_day: int = Field(24, ge=1)
+    """First day of that, counted from 0."""
+
     @model_validator(mode="before")
     @classmethod
     def _preset_first(cls, values: Any) -> Any:
@@ -161,7 +167,8 @@ class MarketConfig(Section):
     @property
     def fingerprint(self) -> str:
         """16 hex digits that two markets share when one is the other's beginning."""
-        identity = self.model_dump(mode="json", exclude={"preset", "days"})
+        unsaid = {"drift", "drift_day"} if self.drift == "none" else set()
+        identity = self.model_dump(mode="json", exclude={"preset", "days"} | unsaid)
         text = json.dumps([GENERATION, identity], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from streaming.market_config import MarketConfig
+from streaming.market_drift import Drift
 from streaming.market_random import key_of, normals, uniforms
 
 _FOREVER = 1 << 31
@@ -57,9 +58,10 @@ class Interests:
     """
 
     def __init__(self, name: str, config: MarketConfig) -> None:
-        self._key = key_of(config.seed, f"interest.{name}")
-        self._drift_name = f"interest.{name}.drift"
+        self._name = f"interest.{name}"
+        self._key = key_of(config.seed, self._name)
         self._config = config
+        self._scenario = Drift(config)
 
     def at(self, serial: np.ndarray, day: float) -> np.ndarray:
         """float32 [N, dim] at time ``day``, in days since the market's beginning."""
@@ -68,15 +70,16 @@ class Interests:
         phase = 2 * np.pi * day / config.season_days
         base, cosine, sine = np.split(normals(self._key, serial, 3 * config.dim), 3, axis=1)
         seasonal = np.float32(np.cos(phase)) * cosine + np.float32(np.sin(phase)) * sine
+        seasonal *= np.float32(self._scenario.amplitude(day))
         vectors = _root(lasting) * base + _root(config.season_share) * seasonal
         if config.drift_share:
             vectors += _root(config.drift_share) * self._drifting(serial, day)
-        return vectors
+        return self._scenario.replace(self._name, vectors, serial, day)
 
     def _drifting(self, serial: np.ndarray, day: float) -> np.ndarray:
         step, way = divmod(day / self._config.drift_days, 1.0)
         ends = [
-            normals(key_of(self._config.seed, f"{self._drift_name}.{knot}"), serial, self.dim)
+            normals(key_of(self._config.seed, f"{self._name}.drift.{knot}"), serial, self.dim)
             for knot in (int(step), int(step) + 1)
         ]
         weights = np.array([1 - way, way], np.float32) / np.float32(np.hypot(1 - way, way))

@@ -1,0 +1,1 @@
+"""Has the world moved? Signals of predictions, distributions of features, and alarms. Pure."""
