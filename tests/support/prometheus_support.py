@@ -53,3 +53,13 @@ def selectors(expression: str) -> set[str]:
 
 def names(expression: str) -> set[str]:
     return {selector.split("{")[0] for selector in selectors(expression)}
+
+
+def panels(dashboard: dict[str, Any]) -> list[dict[str, Any]]:
+    return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+
+
+def queries(dashboard: dict[str, Any]) -> list[str]:
+    """Every query of a dashboard: of panels first, then of its marks."""
+    targets = [target["expr"] for panel in panels(dashboard) for target in panel["targets"]]
+    return targets + [mark["expr"] for mark in dashboard["annotations"]["list"]]

@@ -42,6 +42,15 @@ def every_process() -> list[Told]:
     return [*trainers, _refresher(), _simulator(), _monitor()]
 
 
+def declared_names() -> set[str]:
+    """The names of all series of all processes."""
+    told = every_process()
+    for process in told:
+        process.tell()
+    families = [family for process in told for family in process.registry.collect()]
+    return {sample.name for family in families for sample in family.samples}
+
+
 def telemetry_classes() -> Iterator[type[_Telemetry]]:
     """Those of every module of `monitoring` whose name says so."""
     for path in sorted((ROOT / "monitoring").rglob("*telemetry*.py")):
