@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("trainers.plan", "Show which table goes where, and the memory it takes."),
     "replay": ("trainers.replay.command", "Compare ways to learn, on a recorded log."),
     "status": ("monitoring.status", "Show every process of a run directory, live."),
+    "targets": ("monitoring.targets", "Tell Prometheus where a run directory's processes are."),
     "demo": ("monitoring.demo", "Kafka, market and trainer together, with a live view."),
 }
 """Sub-command to the module that holds its `command`, and its line of help."""

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import yaml
-from prometheus_support import names, panels, queries, rules
+from prometheus_support import marks, names, panels, queries, rules
 from telemetry_support import declared_names
 from tests_support import ROOT
 
@@ -55,8 +55,8 @@ def test_the_answer_is_top_left_and_every_panel_has_a_unit_thresholds_and_help(n
 @pytest.mark.parametrize("name", SCREENS)
 def test_marks_links_and_few_variables(name):
     board = dashboard(name)
-    marks = {mark["name"] for mark in board["annotations"]["list"]}
-    assert marks == {"Hand-downs", "Drift alarms", "Alerts"}
+    named = {mark["name"] for mark in board["annotations"]["list"]}
+    assert named == {"Hand-downs", "Drift alarms", "Alerts"}
     assert f"/d/{dashboard('runbook')['uid']}" in {link.get("url") for link in board["links"]}
     assert len(board["templating"].get("list", [])) <= 1
 
@@ -64,7 +64,7 @@ def test_marks_links_and_few_variables(name):
 @pytest.mark.parametrize("name", SCREENS)
 def test_every_metric_that_is_asked_for_is_declared(name):
     known = declared_names() | {rule["record"] for rule in rules("record")} | {"up"}
-    for query in queries(dashboard(name)):
+    for query in [*queries(dashboard(name)), *marks(dashboard(name))]:
         assert names(query) <= known, query
 
 
