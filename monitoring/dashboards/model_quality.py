@@ -36,6 +36,7 @@ def build() -> Any:
 
 def _answers() -> list[Any]:
     calibration = f"ecdctr_monitor_generation_copc_ratio{_OF}"
+    enough = f"ecdctr_monitor_generation_impressions{_OF} >= 1000"
     week = "level:ecdctr_monitor_gauc_ratio:last_week"
     now = f"avg by (level) (ecdctr_monitor_gauc_ratio{_DAY})"
     ever = f"avg by (level) (avg_over_time(ecdctr_monitor_gauc_ratio{_DAY}[6d]))"
@@ -58,10 +59,12 @@ def _answers() -> list[Any]:
         answer(
             "Worst-calibrated version: clicks over predicted clicks",
             Query(
-                f"{calibration} and topk(1, abs(ln({calibration})))", "version {{version}}", True
+                f"{calibration} and topk(1, abs(ln({calibration})) and {enough})",
+                "version {{version}}",
+                True,
             ),
             Look("none", decimals=2, steps=_COPC_STEPS),
-            "Of the versions that are still kept, over all their predictions. 1 is right; below, "
+            "Of the versions that are still kept and made 1,000 predictions. 1 is right; below, "
             "it promises too many clicks. Since when: the table beneath. Alert: CalibrationOff.",
             width=8,
             named=True,

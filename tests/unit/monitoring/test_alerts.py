@@ -18,6 +18,13 @@ def test_the_configuration_and_its_rules_are_valid(name):
     run_tool("promtool", "check", "config", FILES / name)
 
 
+def test_prometheus_looks_where_targets_are_written():
+    (job,) = yaml.safe_load((FILES / "prometheus.yml").read_text())["scrape_configs"]
+    (found,) = job["file_sd_configs"]
+    runs = {(FILES / file).resolve().parents[1] for file in found["files"]}
+    assert runs == {ROOT / "run", ROOT / "run" / "demo"}
+
+
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
 def test_alerts_fire_when_they_should_and_only_then(path):
     run_tool("promtool", "test", "rules", path)
