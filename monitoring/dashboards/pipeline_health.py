@@ -73,7 +73,7 @@ def _flow() -> list[Any]:
                 ),
             ],
             Look("s", steps=((None, GREEN), (60, RED)), low=0),
-            "Seconds that a level would take for what waits, at its pace of the last half hour; "
+            "Seconds that a level would take for what waits, at its pace of the last ten minutes; "
             "of the monitor, records. Alert: LagGrowing.",
         ),
         lines(
