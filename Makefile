@@ -8,7 +8,7 @@ FLAVOUR := $(shell if [ -e /proc/driver/nvidia/version ] || command -v nvidia-sm
 READY := $(VENV)/.ready-$(FLAVOUR)
 JOBS := 2
 
-.PHONY: help setup demo test lint format fire bench soak compose-test gpu-check requirements clean
+.PHONY: help setup demo test lint format fire bench soak compose-test gpu-check requirements dashboards clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -54,6 +54,9 @@ requirements: ## Compile requirements/*.txt anew from pyproject.toml
 	  $$(command -v uv || echo $(VENV)/tools/bin/uv) pip compile -q pyproject.toml --extra $$flavour --extra dev --universal \
 	    --no-annotate --no-header --no-emit-index-url -o requirements/$$flavour.txt; \
 	done
+
+dashboards: $(READY) ## Write Grafana's dashboards anew from monitoring/dashboards
+	@$(BIN)/python -m monitoring.dashboards
 
 clean: ## Remove what running left behind (not the virtual environment)
 	@rm -rf run build *.egg-info .pytest_cache .mypy_cache .ruff_cache

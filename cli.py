@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "replay": ("trainers.replay.command", "Compare ways to learn, on a recorded log."),
     "monitor": ("monitoring.monitor", "Watch the quality of all levels' predictions."),
     "status": ("monitoring.status", "Show every process of a run directory, live."),
+    "targets": ("monitoring.targets", "Tell Prometheus where a run directory's processes are."),
     "demo": ("monitoring.demo", "Kafka, market and trainer together, with a live view."),
 }
 """Sub-command to the module that holds its `command`, and its line of help."""

@@ -20,6 +20,7 @@ from errors import UserError
 from monitoring.processes import MONITOR, page_of, running
 from monitoring.snapshot import FLOOR, ProcessState, Snapshot
 from monitoring.status import Observer
+from monitoring.targets import write_targets
 from monitoring.verdict import verdict
 from monitoring.view import View, line
 from settings import Loaded
@@ -172,6 +173,7 @@ class Demo:
             observer.follow()
             snapshot = observer.snapshot(self._current_message())
             self._start_others(snapshot)
+            write_targets(self.config.run_dir)
             show(self._with_children(snapshot))
             if self.market.done and self._all_learnt(observer):
                 break
@@ -281,3 +283,5 @@ class Demo:
     def _stop(self) -> None:
         for child in self.children:
             child.stop(STOP_SECONDS)
+        if (self.config.run_dir / MARKER).exists():
+            write_targets(self.config.run_dir)  # who was stopped is not missed

@@ -140,7 +140,7 @@ class SnapshotBuilder:
             points=tuple(points),
             produced=produced,
             produced_per_second=per_second,
-            dead_letters=samples.by("dead_letters_total", "reason"),
+            dead_letters={r: n for r, n in samples.by("dead_letters_total", "reason").items() if n},
             kafka=kafka,
             message=message,
         )

@@ -17,16 +17,26 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
 from monitoring.freshness import BUCKETS
 from monitoring.window import WindowMetrics
+from streaming.validation import Reason
 
 PREFIX = "ecdctr_"
 STEP_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 CHECKPOINT_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 REFRESH_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 FRESHNESS_BUCKETS = BUCKETS
+
+disable_created_metrics()  # a second series for every counter, of which nobody makes use
 
 M = TypeVar("M", Counter, Gauge, Histogram)
 
@@ -68,6 +78,14 @@ class _Telemetry:
 
     def _counters(self, name: str, doc: str, label: str) -> Counter:
         return _declare(Counter, self._registry, name, doc, (*self._names, label))
+
+    def _counters_of(self, name: str, doc: str, label: str, values: Iterable[str]) -> Counter:
+        """A counter whose label takes known values, each exported from 0 on: Prometheus sees an
+        increase only between two samples."""
+        metric = self._counters(name, doc, label)
+        for value in values:
+            self._count(metric, 0, value)
+        return metric
 
     def _gauge(self, name: str, doc: str, *label: str) -> Gauge:
         return _declare(Gauge, self._registry, name, doc, (*self._names, *label))
@@ -114,8 +132,11 @@ class TrainerTelemetry(_Telemetry):
         self._watermark = self._gauge(
             "event_time_seconds", "Greatest event time learnt, since 1970-01-01 UTC."
         )
-        self._dead_letters = self._counters(
-            "dead_letters_total", "Records or rows sent to the dead-letter topic.", "reason"
+        self._dead_letters = self._counters_of(
+            "dead_letters_total",
+            "Records or rows sent to the dead-letter topic.",
+            "reason",
+            [reason.value for reason in Reason],
         )
         self._late = self._counter(
             "late_impressions_total", "Impressions learnt after later ones of other partitions."
@@ -249,8 +270,11 @@ class RefresherTelemetry(_Telemetry):
     def __init__(self, registry: CollectorRegistry, worker: int = 1) -> None:
         super().__init__(registry, worker=str(worker))
         build_info(registry, "refresh")
-        self._snapshots = self._counters(
-            "history_snapshots_total", "Snapshots read, by what became of them.", "outcome"
+        self._snapshots = self._counters_of(
+            "history_snapshots_total",
+            "Snapshots read, by what became of them.",
+            "outcome",
+            ("merged", "repeated", "old", "unusable"),
         )
         self._published = self._counter("history_records_total", "Buckets published.")
         self._tombstones = self._counter("history_tombstones_total", "Buckets taken back.")

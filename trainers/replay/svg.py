@@ -44,21 +44,21 @@ def over_steps(labels: Sequence[str], curves: dict[str, Sequence[float]], of: st
 def trade_off(curves: dict[str, Sequence[tuple[float, float]]], x: str, y: str) -> str:
     """Points of each of ``curves``, joined in their order, against two costs; by itself."""
     points = [point for curve in curves.values() for point in curve]
-    frame = _Frame((0, max(p[0] for p in points) or 1), (0, max(p[1] for p in points) or 1))
+    frame = Frame((0, max(p[0] for p in points) or 1), (0, max(p[1] for p in points) or 1))
     frame.grid(ticks(*frame.y), [(tick, f"{tick:.3g}") for tick in ticks(*frame.x)])
     for i, (name, curve) in enumerate(curves.items()):
         frame.path(curve, colour(i), name)
         for px, py in curve:
             frame.add(f'<circle cx="{frame.px(px):.1f}" cy="{frame.py(py):.1f}" r="3" '
                       f'fill="{colour(i)}"/>')  # fmt: skip
-        frame.text(_WIDTH - 150, _TOP + 14 + 16 * i, name)
+        frame.text(WIDTH - 150, TOP + 14 + 16 * i, name)
         frame.parts[-1] = frame.parts[-1].replace("<text", f'<text style="fill:{colour(i)}"', 1)
-    frame.text(_WIDTH / 2, _HEIGHT - 6, x, "middle")
-    frame.text(_LEFT + 8, _TOP + 14, y)
+    frame.text(WIDTH / 2, HEIGHT - 6, x, "middle")
+    frame.text(LEFT + 8, TOP + 14, y)
     return _alone(frame)
 
 
-def _alone(frame: _Frame) -> str:
+def _alone(frame: Frame) -> str:
     """As a file of its own, without a page's style sheet."""
     alone = 'xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" font-size="11"'
     style = "<style>.grid { stroke: #ddd } text { fill: #444 }</style>"

@@ -5,7 +5,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from monitoring.telemetry import SimulatorTelemetry, TrainerTelemetry
+from monitoring.telemetry import RefresherTelemetry, SimulatorTelemetry, TrainerTelemetry
 from monitoring.window import Window
 
 
@@ -54,6 +54,10 @@ def test_counters_start_at_zero_so_that_the_first_increase_is_seen(registry):
     value = registry.get_sample_value
     assert value("ecdctr_checkpoint_failures_total", ACTR) == 0
     assert value("ecdctr_late_impressions_total", ACTR) == 0
+    assert value("ecdctr_dead_letters_total", {**ACTR, "reason": "bad-click"}) == 0
+    RefresherTelemetry(registry)
+    unusable = {"worker": "1", "outcome": "unusable"}
+    assert value("ecdctr_history_snapshots_total", unusable) == 0
 
 
 def test_tables_reasons_and_checkpoints(registry):

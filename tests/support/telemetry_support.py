@@ -1,0 +1,174 @@
+"""Every process's metrics, filled with plausible values, without the processes."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from monitor_metrics import MonitorStandIn
+from prometheus_client import CollectorRegistry
+from tests_support import ROOT
+
+from monitoring.hand_down_telemetry import HandDownTelemetry
+from monitoring.history_telemetry import HistoryTelemetry
+from monitoring.period_telemetry import PeriodTelemetry
+from monitoring.telemetry import (
+    RefresherTelemetry,
+    SimulatorTelemetry,
+    TrainerTelemetry,
+    _Telemetry,
+)
+from monitoring.window import Window
+from streaming.impressions import ImpressionSchema
+from streaming.validation import Reason
+
+SCHEMA = ImpressionSchema()
+
+
+@dataclass
+class Told:
+    """A process by its registered name, and how it tells of one more round of work."""
+
+    name: str
+    registry: CollectorRegistry
+    tell: Callable[[], None]
+
+
+def every_process() -> list[Told]:
+    trainers = [_trainer(level) for level in ("tpm", "cpm", "actr")]
+    return [*trainers, _refresher(), _simulator(), _monitor()]
+
+
+def declared_names() -> set[str]:
+    """The names of all series of all processes."""
+    told = every_process()
+    for process in told:
+        process.tell()
+    families = [family for process in told for family in process.registry.collect()]
+    return {sample.name for family in families for sample in family.samples}
+
+
+def telemetry_classes() -> Iterator[type[_Telemetry]]:
+    """Those of every module of `monitoring` whose name says so."""
+    for path in sorted((ROOT / "monitoring").rglob("*telemetry*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for found in vars(importlib.import_module(name)).values():
+            if isinstance(found, type) and found.__module__ == name and found is not _Telemetry:
+                yield found
+
+
+def _trainer(level: str) -> Told:
+    registry = CollectorRegistry()
+    trainer = TrainerTelemetry(registry, level)
+    others: list[Callable[[], None]] = []
+    if level == "tpm":
+        others.append(_period(PeriodTelemetry(registry, level)))
+    else:
+        others.append(_hand_down(HandDownTelemetry(registry, level)))
+        others.append(_history(HistoryTelemetry(registry, level)))
+
+    def tell() -> None:
+        _learn(trainer)
+        _keep(trainer)
+        for other in others:
+            other()
+
+    return Told(f"train-{level}", registry, tell)
+
+
+def _learn(trainer: TrainerTelemetry) -> None:
+    rng = np.random.default_rng(0)
+    window = Window(1_000)
+    window.update(
+        user=rng.integers(0, 50, 1_000),
+        click=rng.random(1_000) < 0.2,
+        probability=rng.random(1_000),
+        event_time=np.arange(1_000),
+        truth=rng.random(1_000),
+    )
+    trainer.learnt(1_000, seconds=0.05, loss=0.4)
+    trainer.quality(window.metrics())
+    trainer.lag(12, 3.5)
+    trainer.watermark(int(time.time() * 1000))
+    trainer.late(1)
+    trainer.duplicates(1)
+    trainer.lost(0)
+    trainer.unknown("column", 1)
+    for reason in Reason:
+        trainer.dead_letters(reason.value)
+
+
+def _keep(trainer: TrainerTelemetry) -> None:
+    trainer.checkpoint_written(time.time_ns(), seconds=0.4)
+    trainer.checkpoint_stalled(0.01)
+    trainer.checkpoint_failed()
+    trainer.freshness([1.0, 20.0, 400.0])
+    for table in {feature.table_name for feature in SCHEMA.sparse}:
+        trainer.table(table, occupancy=0.4, admitted=10, evicted=2)
+
+
+def _period(period: PeriodTelemetry) -> Callable[[], None]:
+    def tell() -> None:
+        now = int(time.time() * 1000)
+        period.going_on(now)
+        period.closed(now, {"user": 1_000, "item": 200}, seconds=0.2)
+
+    return tell
+
+
+def _hand_down(hand_down: HandDownTelemetry) -> Callable[[], None]:
+    def tell() -> None:
+        now = int(time.time() * 1000)
+        hand_down.going_on(now)
+        hand_down.made(40_000_000)
+        hand_down.done(now, seconds=0.3)
+
+    return tell
+
+
+def _history(history: HistoryTelemetry) -> Callable[[], None]:
+    def tell() -> None:
+        now = int(time.time() * 1000)
+        history.known({"user": 0.9, "item": 0.8})
+        history.age(now, now - 86_400_000)
+        history.waited(0.1)
+        history.outrun(1)
+
+    return tell
+
+
+def _refresher() -> Told:
+    registry = CollectorRegistry()
+    refresher = RefresherTelemetry(registry)
+
+    def tell() -> None:
+        for outcome in ("merged", "repeated", "old", "unusable"):
+            refresher.snapshot(outcome)
+        refresher.published(16, 1)
+        refresher.rebuilt()
+        refresher.refreshed(0.02)
+        for kind in ("user", "item"):
+            refresher.entities(kind, 1_000, coverage=0.8, distance=0.15)
+        refresher.table(3_000_000)
+        refresher.periods(int(time.time() * 1000), 0)
+
+    return Told("refresher", registry, tell)
+
+
+def _simulator() -> Told:
+    registry = CollectorRegistry()
+    market = SimulatorTelemetry(registry)
+
+    def tell() -> None:
+        for topic in ("impressions.natural", "impressions.ad"):
+            market.produced(topic, 10_000, int(time.time() * 1000))
+
+    return Told("simulate", registry, tell)
+
+
+def _monitor() -> Told:
+    registry = CollectorRegistry()
+    return Told("monitor", registry, MonitorStandIn(registry, SCHEMA).tell)

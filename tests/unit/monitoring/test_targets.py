@@ -1,0 +1,54 @@
+import json
+import os
+
+import pytest
+from tests_support import run_ecdctr
+
+from errors import UserError
+from monitoring.processes import Registration
+from monitoring.targets import write_targets
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_who_serves_metrics_is_a_target_until_it_ends_cleanly(tmp_path):
+    assert read(write_targets(tmp_path)) == []
+    with (
+        Registration(tmp_path, "train-actr", "http://127.0.0.1:4711/metrics"),
+        Registration(tmp_path, "silent"),
+    ):
+        path = write_targets(tmp_path)
+        assert path == tmp_path / "prometheus" / "targets.json"
+        assert read(path) == [{"targets": ["127.0.0.1:4711"], "labels": {"process": "train-actr"}}]
+        assert [p.name for p in path.parent.iterdir()] == ["targets.json"]
+    assert read(write_targets(tmp_path)) == []
+
+
+def test_who_died_stays_a_target(tmp_path):
+    with (
+        pytest.raises(RuntimeError),
+        Registration(tmp_path, "monitor", "http://127.0.0.1:1/metrics"),
+    ):
+        raise RuntimeError
+    (target,) = read(write_targets(tmp_path))
+    assert target["labels"] == {"process": "monitor"}
+
+
+def test_the_file_is_left_alone_while_it_is_right(tmp_path):
+    path = write_targets(tmp_path)
+    os.utime(path, (1, 1))
+    assert write_targets(tmp_path).stat().st_mtime == 1
+
+
+def test_a_folder_that_cannot_be_written_is_the_users_to_mend(tmp_path):
+    (tmp_path / "prometheus").write_text("a file")
+    with pytest.raises(UserError, match="cannot write"):
+        write_targets(tmp_path)
+
+
+def test_the_command_says_where_the_file_is(tmp_path):
+    done = run_ecdctr("targets", "--run-dir", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "prometheus" / "targets.json")
