@@ -27,7 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = ("-f", "docker-compose.yml", "-f", "docker/compose.test.yml")
 PROJECT = "ecdctrtest"
 OURS = "ecdctr:test"
-LASTING = ("kafka", "tpm", "cpm", "actr", "refresh", "monitor", "prometheus", "alertmanager")
+TRAINERS = ("train-tpm", "train-cpm", "train-actr")
+LASTING = ("kafka", *TRAINERS, "refresher", "monitor", "prometheus", "alertmanager")
 TRUST = "/etc/ssl/certs/ca-certificates.crt"
 DAYS, RATE = 12, 3000
 BASES = {
@@ -155,7 +156,7 @@ def show(env: dict[str, str]) -> None:
         wait(lambda: (learnt(prometheus) or 0) > 2_000, 300, "impressions learnt")
         wait(lambda: (value(prometheus, "sum(ecdctr_history_entities)") or 0) > 0, 300, "history")
         say("impressions are learnt, history is refreshed")
-        kill(env, "actr")
+        kill(env, "train-actr")
         wait(lambda: all_well(env), 300, lambda: f"A-CTR back: {states(env)}")
         say("A-CTR was killed and is back")
         wait(lambda: nothing_is_missing(prometheus), 600, lambda: f"all ads: {tally(prometheus)}")

@@ -98,3 +98,61 @@ def test_the_test_replaces_services_that_exist():
     assert replaced.keys() <= SERVICES.keys()
     for name in replaced.keys() & OURS.keys():
         assert replaced[name].keys() == {"environment"}
+
+
+def prometheus_settings() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(
+        (ROOT / "monitoring/prometheus/prometheus.compose.yml").read_text()
+    )
+    return found
+
+
+def mounted(service: str) -> dict[str, str]:
+    """Path in the container to what is mounted there."""
+    pairs = (volume.split(":") for volume in SERVICES[service]["volumes"])
+    return {pair[1]: pair[0] for pair in pairs}
+
+
+def test_prometheus_watches_every_process_of_ours_by_its_name_and_port():
+    (job,) = prometheus_settings()["scrape_configs"]
+    targets = [target for group in job["static_configs"] for target in group["targets"]]
+    names = {target.partition(":")[0] for target in targets}
+    names |= {name for group in job["dns_sd_configs"] for name in group["names"]}
+    lasting = {name for name in OURS if name != "topics" and not name.endswith("-gpu")}
+    assert names == lasting
+    ports = {target.partition(":")[2] for target in targets}
+    ports |= {str(group["port"]) for group in job["dns_sd_configs"]}
+    assert ports == {STACK["x-ecdctr"]["environment"]["ECDCTR_MONITORING__PORT"]}
+
+
+def test_a_gpu_trainer_has_the_name_of_the_one_in_whose_place_it_is():
+    for name in OURS:
+        if name.endswith("-gpu"):
+            assert SERVICES[name]["networks"]["default"]["aliases"] == [name.removesuffix("-gpu")]
+
+
+def test_prometheus_reads_the_file_that_is_mounted():
+    (flag,) = (f for f in SERVICES["prometheus"]["command"] if f.startswith("--config.file="))
+    path = Path(flag.partition("=")[2])
+    folder = ROOT / mounted("prometheus")[str(path.parent)]
+    assert (folder / path.name).exists()
+    for rules in prometheus_settings()["rule_files"]:
+        assert (folder / rules).exists()
+
+
+def test_prometheus_knows_alertmanager():
+    (known,) = prometheus_settings()["alerting"]["alertmanagers"]
+    assert known["static_configs"] == [{"targets": ["alertmanager:9093"]}]
+    assert any(port.endswith(":9093") for port in SERVICES["alertmanager"]["ports"])
+
+
+def test_grafana_finds_prometheus_and_the_dashboards():
+    provisioning = ROOT / mounted("grafana")["/etc/grafana/provisioning"]
+    (source,) = yaml.safe_load((provisioning / "datasources/prometheus.yml").read_text())[
+        "datasources"
+    ]
+    assert source["url"] == "${PROMETHEUS_URL}"
+    assert SERVICES["grafana"]["environment"]["PROMETHEUS_URL"] == "http://prometheus:9090"
+    (provider,) = yaml.safe_load((provisioning / "dashboards/ecdctr.yml").read_text())["providers"]
+    folder = ROOT / mounted("grafana")[provider["options"]["path"]]
+    assert len(list(folder.glob("*.json"))) >= 3
