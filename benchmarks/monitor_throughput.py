@@ -89,7 +89,7 @@ def one_round(
     batches: list[list[tuple[int, Record]]], config: MonitorConfig
 ) -> tuple[float, float, float]:
     """Predictions a second of processor time; seconds of the last look; share of users held."""
-    ledger = Ledger(config, ["actr"])
+    ledger = Ledger(config, ["actr"], SCHEMA)
     level, tell = ledger.levels["actr"], Sparing(1.0)
     begin = time.process_time()
     for number, found in enumerate(polls(batches)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -15,9 +15,14 @@ from monitoring.level_quality import LevelQuality
 from monitoring.monitor_settings import MonitorConfig
 from monitoring.monitor_told import Alarm, LevelTold
 from monitoring.sampled_rows import Predicted
+from monitoring.watermark import Watermark
+from streaming.codec import decode
+from streaming.impressions import EVENT_TIME, ImpressionSchema
 from streaming.predictions import SourceFilter, appended_at
 
 Arrays = dict[str, NDArray]
+
+DOMAINS = ("natural", "ad")
 
 
 class Record(Protocol):
@@ -34,14 +39,25 @@ class Record(Protocol):
 
 
 class Observer(Protocol):
-    """Whoever else wants to see the predictions; its state is part of the checkpoint."""
+    """Whoever else wants to see what the monitor reads; its state is part of the checkpoint.
+
+    Rows of one partition come in the order of its log, each once.
+    """
 
     @property
     def name(self) -> str:
         """Unique among the observers."""
 
-    def update(self, level: str, rows: Predicted) -> None:
-        """Predictions read, each once, those of one partition in the order of its log."""
+    def predictions(self, level: str, rows: Predicted) -> None: ...
+
+    def impressions(self, domain: str, rows: pa.RecordBatch) -> None:
+        """Impressions in the canonical schema, `natural` or `ad`."""
+
+    def advance(self, watermarks: Mapping[str, int]) -> None:
+        """By level and by domain: the event time before which nothing is to come, ms."""
+
+    def tell(self) -> None:
+        """Called every second or so: let scrapes see it."""
 
     def alarms(self) -> Sequence[Alarm]:
         """The last ones, newest first; for people."""
@@ -152,11 +168,17 @@ class Ledger:
     """All levels, how far their topics were read, and whoever observes them."""
 
     def __init__(
-        self, config: MonitorConfig, levels: Sequence[str], observers: Sequence[Observer] = ()
+        self,
+        config: MonitorConfig,
+        levels: Sequence[str],
+        schema: ImpressionSchema,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self.config = config
+        self._schema = schema
         self.levels = {level: LevelLedger(level, config) for level in levels}
         self.observers = {observer.name: observer for observer in observers}
+        self._read = {domain: Watermark() for domain in DOMAINS}
         self.positions: dict[str, dict[int, int]] = {}
         """Topic to partition to the offset that is read next."""
         self.unreadable: Counter[str] = Counter()
@@ -172,7 +194,7 @@ class Ledger:
         self.unreadable[topic] += unreadable
         if rows is not None:
             for observer in self.observers.values():
-                observer.update(level, rows)
+                observer.predictions(level, rows)
         self.positions.setdefault(topic, {})[partition] = end
 
     def announcements(
@@ -185,6 +207,31 @@ class Ledger:
             except ValueError:
                 self.unreadable[topic] += 1
         self.positions.setdefault(topic, {})[partition] = end
+
+    def impressions(
+        self, topic: str, domain: str, partition: int, records: Sequence[Record], end: int
+    ) -> None:
+        """The same for records of impressions; only observers want them."""
+        for record in records:
+            found = decode(record.value, record.headers, record.timestamp, self._schema)
+            self.unreadable[topic] += bool(found.bad)
+            if found.rows.num_rows:
+                self._read[domain].note(partition, found.rows.column(EVENT_TIME).to_numpy())
+                for observer in self.observers.values():
+                    observer.impressions(domain, found.rows)
+        self.positions.setdefault(topic, {})[partition] = end
+
+    def advance(self, behind: Mapping[str, Collection[int]]) -> None:
+        """Let event time go on; ``behind``: by level and by domain the partitions of which more
+        is there than was read."""
+        for name, level in self.levels.items():
+            level.quality.advance(behind.get(name, ()))
+        for domain, time in self._read.items():
+            time.advance(behind.get(domain, ()))
+        watermarks = {name: level.quality.watermark for name, level in self.levels.items()}
+        watermarks |= {domain: time.value for domain, time in self._read.items()}
+        for observer in self.observers.values():
+            observer.advance(watermarks)
 
     def told(self) -> list[LevelTold]:
         """Measures what has changed."""
@@ -201,6 +248,7 @@ class Ledger:
             "config": self.config.model_dump(mode="json"),
             "levels": {name: level.facts() for name, level in self.levels.items()},
             "positions": self.positions,
+            "read": {domain: time.state() for domain, time in self._read.items()},
             "unreadable": self.unreadable,
             "lost": self.lost,
         }
@@ -224,6 +272,7 @@ class Ledger:
         for name, observer in self.observers.items():
             if own := _under(arrays, f"observer/{name}/"):
                 observer.restore(own)
+        self._read = {d: Watermark.from_state(state) for d, state in facts["read"].items()}
         self.positions = {
             topic: {int(p): offset for p, offset in of.items()}
             for topic, of in facts["positions"].items()

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from monitoring.metrics import Bin, calibration
 from monitoring.monitor_settings import MonitorConfig
 from monitoring.sampled_rows import Predicted, SampledRows, no_rows
+from monitoring.watermark import NEVER, Watermark
 from monitoring.window import WindowMetrics, measure
 
-_NEVER = -(2**62)
 _METRICS = tuple(field.name for field in fields(WindowMetrics))
 _WHOLE = {"groups_used", "groups_skipped", "impressions"}
 
@@ -66,10 +66,9 @@ class LevelQuality:
         self._lateness = 1_000 * config.lateness_seconds
         self._step = min(config.windows_ms)
         self._held = SampledRows(self._step, config.max_rows)
-        self._newest: dict[int, int] = {}  # partition to its greatest event time, ms
-        self._source_newest: dict[int, int] = {}  # the same of the impressions' partitions
+        self._time = Watermark()
+        self._source_newest: dict[int, int] = {}  # impressions' partition to event time, ms
         self._first = 2**62  # least event time seen, ms
-        self._watermark = _NEVER
         self._horizon = 0  # steps before it belong to no window that may change
         self._versions: dict[int, int] = {}  # of the last announcements, to wall clock, ms
         self._oldest = 0  # version of which, and of all later ones, every prediction is held
@@ -84,6 +83,11 @@ class LevelQuality:
         """Of these, those whose shortest window had ended when an earlier one of the same
         partition of impressions was predicted."""
 
+    @property
+    def watermark(self) -> int:
+        """Event time before which nothing is to come but what is late, ms."""
+        return self._time.value
+
     # -- what comes in ------------------------------------------------------------------
 
     def update(self, rows: Predicted, partition: int, source_N: NDArray[np.integer]) -> None:
@@ -96,8 +100,7 @@ class LevelQuality:
         self.predictions += len(rows)
         for source in np.unique(source_N).tolist():
             self._count_late(source, rows.event_time[source_N == source])
-        newest = int(rows.event_time.max())
-        self._newest[partition] = max(newest, self._newest.get(partition, newest))
+        self._time.note(partition, rows.event_time)
         self._first = min(self._first, int(rows.event_time.min()))
         for version in rows.version[np.flatnonzero(np.diff(rows.version, prepend=-1))].tolist():
             self._stale.add(self._generation_of(version))
@@ -129,9 +132,7 @@ class LevelQuality:
         Those are partitions that hold more than was read of them: no window is complete
         before they have passed its end.
         """
-        known = [self._newest.get(p, _NEVER) for p in behind] or list(self._newest.values())
-        self._watermark = max(self._watermark, min(known) if behind else max(known, default=_NEVER))
-        if self._watermark == _NEVER:
+        if self._time.advance(behind) == NEVER:
             return
         horizon = min(self._last_complete(w) * w for w in self._points) // self._step
         if horizon > self._horizon:
@@ -140,7 +141,7 @@ class LevelQuality:
         self._held.drop(self._horizon, self._oldest)
 
     def _count_late(self, source: int, event_time_N: NDArray[np.int64]) -> None:
-        before = self._source_newest.get(source, _NEVER)
+        before = self._source_newest.get(source, NEVER)
         newest_N = np.maximum.accumulate(np.concatenate(([before], event_time_N)))
         ends_N = (event_time_N // self._step + 1) * self._step + self._lateness
         self.late += int((ends_N <= newest_N[:-1]).sum())
@@ -164,7 +165,7 @@ class LevelQuality:
         self._measure_windows()
         self._measure_generations()
         return Quality(
-            newest=max(self._newest.values(), default=0),
+            newest=self._time.newest,
             complete={w: p for w in self._points if (p := self._newest_point(w)) is not None},
             points={w: [of[k] for k in sorted(of)] for w, of in self._points.items()},
             deciles=self._measured_deciles(),
@@ -173,7 +174,7 @@ class LevelQuality:
         )
 
     def _last_complete(self, window: int) -> int:
-        return (self._watermark - self._lateness) // window - 1
+        return (self.watermark - self._lateness) // window - 1
 
     def _measure_windows(self, before: int | None = None) -> None:
         """The complete ones that changed; with ``before`` those that begin before that step."""
@@ -199,7 +200,7 @@ class LevelQuality:
 
     def _newest_point(self, window: int) -> WindowPoint | None:
         """None: none is complete since the first prediction."""
-        k = self._last_complete(window) if self._watermark != _NEVER else _NEVER
+        k = self._last_complete(window) if self.watermark != NEVER else NEVER
         if k < self._first // window:
             return None
         empty = WindowPoint((k + 1) * window, measured(no_rows()))
@@ -238,7 +239,6 @@ class LevelQuality:
     def state(self) -> dict[str, NDArray]:
         """All there is to know; see :meth:`restore`."""
         pairs = {
-            "newest": self._newest,
             "source_newest": self._source_newest,
             "versions": self._versions,
         }
@@ -247,10 +247,10 @@ class LevelQuality:
             **{name: _pairs(of) for name, of in pairs.items()},
             **{f"points.{w}": _as_array(of) for w, of in self._points.items()},
             **{f"changed.{w}": np.array(sorted(of), np.int64) for w, of in self._changed.items()},
+            "time": np.array(self._time.state()),
             "scalars": np.array(
                 [
                     self._first,
-                    self._watermark,
                     self._horizon,
                     self._oldest,
                     self.predictions,
@@ -267,14 +267,14 @@ class LevelQuality:
         """
         own = {n.removeprefix("held."): a for n, a in state.items() if n.startswith("held.")}
         self._held.restore(own)
-        self._newest = dict(state["newest"].tolist())
+        self._time = Watermark.from_state(state["time"].tolist())
         self._source_newest = dict(state["source_newest"].tolist())
         self._versions = dict(state["versions"].tolist())
         for window in self._points:
             self._points[window] = _as_points(window, state[f"points.{window}"])
             self._changed[window] = set(state[f"changed.{window}"].tolist())
-        first, watermark, horizon, oldest, predictions, late = state["scalars"].tolist()
-        self._first, self._watermark, self._horizon = first, watermark, horizon
+        first, horizon, oldest, predictions, late = state["scalars"].tolist()
+        self._first, self._horizon = first, horizon
         self._oldest, self.predictions, self.late = oldest, predictions, late
 
 

@@ -45,9 +45,9 @@ def state_dir(run_dir: Path) -> Path:
 def monitor(
     config: Config,
     stopping: threading.Event,
-    observers: Callable[[], Sequence[Observer]] = tuple,
+    observers: Callable[[CollectorRegistry], Sequence[Observer]] = lambda registry: (),
 ) -> None:
-    """Watch until ``stopping`` is set; ``observers`` makes whoever else sees the predictions.
+    """Watch until ``stopping`` is set; ``observers`` makes whoever else sees what is read.
 
     Raises:
         UserError: whatever the person at the terminal can put right.
@@ -65,7 +65,8 @@ def monitor(
         # Before the checkpoint is read: nobody else may write it.
         stack.enter_context(Registration(config.run_dir, MONITOR, exporter.url))
         ledger, going_on = resumed(
-            lambda: Ledger(config.monitor, _LEVELS, observers()), state_dir(config.run_dir)
+            lambda: Ledger(config.monitor, _LEVELS, config.impressions, observers(registry)),
+            state_dir(config.run_dir),
         )
         click.echo(
             f"monitor: {'going on from its checkpoint' if going_on else 'from the logs beginning'}"
@@ -164,6 +165,8 @@ class _Monitor:
 
     def tell(self) -> None:
         """Measure, and let scrapes and the page see it."""
+        for observer in self._ledger.observers.values():
+            observer.tell()
         self._telemetry.tell(
             Told(
                 at=time.time(),

@@ -30,7 +30,8 @@ def report_lines(config: Config) -> list[str]:
             )
         facts, arrays = found
         # As it was kept: whoever asks need not know with which settings.
-        ledger = Ledger(MonitorConfig.model_validate(facts["config"]), list(facts["levels"]))
+        kept = MonitorConfig.model_validate(facts["config"])
+        ledger = Ledger(kept, list(facts["levels"]), config.impressions)
         ledger.restore(facts, arrays)
     except (DamagedState, KeyError, ValueError, TypeError) as error:
         raise UserError(f"the checkpoint in {directory} cannot be read: {error}") from None

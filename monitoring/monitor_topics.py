@@ -54,6 +54,8 @@ class TopicReader:
 
     def behind(self) -> list[int]:
         """Partitions of which more was there, when last asked, than was read."""
+        if self.take is None:
+            return []
         ends = self.ends
         return [
             p
@@ -62,8 +64,8 @@ class TopicReader:
         ]
 
     def lag(self) -> float:
-        """Records appended and not read; NaN: not known."""
-        if self.ends is None:
+        """Records appended and not read; NaN: not known, or not read at all."""
+        if self.ends is None or self.take is None:
             return float("nan")
         return sum(max(0, end - self.consumer.position(p)) for p, end in self.ends.items())
 
@@ -94,7 +96,12 @@ class MonitorTopics:
             readers.append(self._open(models, _bound(ledger.announcements, models, level)))
             self.predictions[level] = self._open(made, _bound(ledger.predictions, made, level))
         self._models = readers
-        self._impressions = {d: self._open(name, None) for d, name in self._domains.items()}
+        self._impressions = {
+            domain: self._open(
+                name, _bound(ledger.impressions, name, domain) if ledger.observers else None
+            )
+            for domain, name in self._domains.items()
+        }
 
     def _open(self, topic: str, take: Take | None) -> TopicReader:
         consumer = LogConsumer(self._kafka, topic, 0, 1, skip_gaps=True, stopping=self._stopping)
@@ -106,10 +113,10 @@ class MonitorTopics:
         return TopicReader(consumer, topic, take)
 
     def poll(self) -> int:
-        """Take the predictions that have come; how many records."""
-        read = sum(reader.poll(self._ledger) for reader in self.predictions.values())
-        for level, reader in self.predictions.items():
-            self._ledger.levels[level].quality.advance(reader.behind())
+        """Take the predictions and impressions that have come; how many records."""
+        readers = self.predictions | self._impressions
+        read = sum(reader.poll(self._ledger) for reader in readers.values())
+        self._ledger.advance({name: reader.behind() for name, reader in readers.items()})
         return read
 
     def ask(self) -> int:
@@ -120,11 +127,12 @@ class MonitorTopics:
         return 0 if self.away else sum(reader.poll(self._ledger) for reader in self._models)
 
     def lag(self) -> dict[str, float]:
-        """Records by topic; of impressions those that the slowest level has not predicted."""
+        """Records by topic; of impressions those that the slowest level has not predicted, or
+        that observers have not seen, whichever are more."""
         read = [*self._models, *self.predictions.values()]
         lags = {reader.topic: reader.lag() for reader in read}
         for domain, reader in self._impressions.items():
-            known = [
+            known = [reader.lag()] + [
                 unpredicted(self._ledger.levels[level].seen, reader.topic, reader.ends or {})
                 for level in self.predictions
                 if LEVEL_DOMAINS.get(level) == domain

@@ -2,18 +2,25 @@
 
 import contextlib
 import signal
+import threading
 
 import numpy as np
 import pytest
 from kafka import TopicPartition
-from monitor_support import BEGIN, MonitorHome, Trainer, columns_of
-from tests_support import run_ecdctr
+from log_support import SCHEMA as LOG_SCHEMA
+from log_support import START_MS, write_log
+from monitor_support import BEGIN, Counting, MonitorHome, Trainer, columns_of
+from tests_support import eventually, run_ecdctr
 from trainer_support import fresh_topics
 
+from config import Config
+from monitoring.monitor_process import monitor
+from monitoring.monitor_settings import MonitorConfig
 from monitoring.sampled_rows import Predicted
 from monitoring.window import measure
 from streaming import kafka_clients
 from streaming.topic_admin import create_topics
+from streaming.writer import RecordWriter
 
 BATCHES = 100  # of 100 predictions, 10 s each
 COUNTED_ANEW = ("monitor_checkpoint", "monitor_event_time")
@@ -179,3 +186,37 @@ def test_one_monitor_a_run_directory(home):
     home.start()
     done = run_ecdctr(*home.arguments())
     assert done.returncode == 2 and "'monitor' already runs" in done.stderr
+
+
+def test_observers_get_every_impression_once(kafka, own_topics, trainer, tmp_path):
+    config = Config(
+        run_dir=tmp_path, kafka=kafka, topics=own_topics, impressions=LOG_SCHEMA,
+        monitor=MonitorConfig(windows_seconds=(60,), checkpoint_every_seconds=0.1),
+    )  # fmt: skip
+    with RecordWriter(kafka) as writer:
+        write_log(writer, own_topics.ad, 0, records=20, rows=10)
+        trainer.predict(range(10))
+        assert watched_until(config, ad=200, actr=1_000).counts["natural"] == 0
+        write_log(writer, own_topics.ad, 200, records=10, rows=10)
+        write_log(writer, own_topics.natural, 0, records=10, rows=10)
+        watching = watched_until(config, ad=300, natural=100)
+    assert watching.counts["actr"] == 1_000
+    assert watching.watermarks["ad"] == START_MS + 10 * 299
+
+
+def watched_until(config, **counts):
+    """An observer of a monitor that ran until it had seen so much, and stopped in order."""
+    watching, stopping = Counting(), threading.Event()
+    thread = threading.Thread(target=monitor, args=(config, stopping, lambda _: [watching]))
+    thread.start()
+    try:
+        eventually(
+            lambda: all(watching.counts[name] == n for name, n in counts.items()),
+            60,
+            f"{counts}, not {watching.counts}",
+        )
+    finally:
+        stopping.set()
+        thread.join(30)
+    assert not thread.is_alive()
+    return watching

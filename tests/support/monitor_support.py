@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import numpy as np
 import pyarrow as pa
 from tests_support import ECDCTR, environ, eventually
 
+from monitoring.monitor_told import Alarm
 from monitoring.processes import running
+from monitoring.sampled_rows import Predicted
 from monitoring.scrape import Sample, parse
 from streaming.connection import KafkaConfig
 from streaming.impressions import Batch, ImpressionSchema, Position, SourceRows
@@ -75,6 +78,37 @@ def columns_of(all_made: list[Made]) -> dict[str, np.ndarray]:
     found["probability"] = np.concatenate([m.probability_N for m in all_made])
     found["version"] = np.concatenate([np.full(len(m.batch), m.version) for m in all_made])
     return found
+
+
+class Counting:
+    """An observer that counts what it gets."""
+
+    name = "counting"
+
+    def __init__(self) -> None:
+        self.counts = dict.fromkeys(("actr", "cpm", "tpm", "natural", "ad"), 0)
+        self.watermarks: dict[str, int] = {}
+
+    def predictions(self, level: str, rows: Predicted) -> None:
+        self.counts[level] += len(rows)
+
+    def impressions(self, domain: str, rows: pa.RecordBatch) -> None:
+        self.counts[domain] += rows.num_rows
+
+    def advance(self, watermarks: Mapping[str, int]) -> None:
+        self.watermarks = dict(watermarks)
+
+    def tell(self) -> None:
+        pass
+
+    def alarms(self) -> tuple[Alarm, ...]:
+        return ()
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {"counts": np.array(list(self.counts.values()))}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        self.counts = dict(zip(self.counts, state["counts"].tolist(), strict=True))
 
 
 class Trainer:

@@ -42,6 +42,7 @@ PURE = [
     "monitoring/sampled_rows.py",
     "monitoring/series.py",
     "monitoring/svg.py",
+    "monitoring/watermark.py",
     "monitoring/window.py",
     "trainers/checkpoint.py",
     "trainers/loop.py",

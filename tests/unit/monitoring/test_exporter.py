@@ -35,6 +35,13 @@ def test_serves_the_registry_and_nothing_else():
         assert get(exporter.url.replace("/metrics", "/metrics?x=1"))[0] == 200
 
 
+def test_a_page_where_there_is_one():
+    with Exporter(CollectorRegistry(), page=lambda: "<p>é</p>") as exporter:
+        status, headers, body = get(exporter.url.replace("/metrics", "/"))
+    assert (status, body) == (200, "<p>é</p>")
+    assert headers["Content-Type"] == "text/html; charset=utf-8"
+
+
 def test_healthz_turns_503_without_progress_and_back():
     idle = [0.0]
     config = MonitoringConfig(stalled_seconds=10)

@@ -43,7 +43,7 @@ def records(number, level):
 
 
 def filled(batches=100, versions=(10, 20, 40)):
-    ledger = Ledger(CONFIG, LEVELS)
+    ledger = Ledger(CONFIG, LEVELS, SCHEMA)
     for number in range(batches):
         for partition, record in records(number, "actr"):
             ledger.predictions("predictions.actr", "actr", partition, [record], number + 1)
@@ -233,6 +233,8 @@ def test_the_page_needs_nothing_else_and_answers_the_question():
     assert sorted(versions) == ["10", "20", "40"]
 
 
-@pytest.mark.parametrize("told", [Told(), told_of(Ledger(CONFIG, LEVELS)), told_of(filled(7))])
+@pytest.mark.parametrize(
+    "told", [Told(), told_of(Ledger(CONFIG, LEVELS, SCHEMA)), told_of(filled(7))]
+)
 def test_the_page_before_there_is_much_to_tell(told):
     parsed(page(told))

@@ -13,9 +13,14 @@ from prometheus_client import CollectorRegistry
 from config import Config
 from errors import UserError
 from monitoring.exporter import Exporter
+from monitoring.ledger import Ledger
+from monitoring.monitor_settings import MonitorConfig
+from monitoring.monitor_telemetry import MonitorTelemetry
+from monitoring.monitor_told import Told
 from monitoring.processes import Registration
 from monitoring.status import Observer, command, frames, to_json
 from monitoring.telemetry import TrainerTelemetry
+from streaming.impressions import ImpressionSchema
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -120,3 +125,14 @@ def test_does_not_import_torch():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "False"
+
+
+def test_the_monitors_page_is_named_and_its_levels_are_no_trainers(run_dir):
+    registry = CollectorRegistry()
+    ledger = Ledger(MonitorConfig(), ("actr", "cpm"), ImpressionSchema())
+    MonitorTelemetry(registry).tell(Told(at=1.0, levels=tuple(ledger.told())))
+    with Exporter(registry) as exporter, Registration(run_dir, "monitor", exporter.url):
+        found = json.loads(run(run_dir, "--once", "--json").output)
+        assert found["message"] == f"The monitor's page: http://127.0.0.1:{exporter.port}/"
+        assert [level["level"] for level in found["levels"]] == ["actr"]
+    assert json.loads(run(run_dir, "--once", "--json").output)["message"] == ""

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ from streaming.impressions import Batch, Feature, ImpressionSchema, Position, So
 from streaming.predictions import (
     PREDICTIONS,
     SourceFilter,
+    appended_at,
     decode_predictions,
     encode_predictions,
     source_range,
@@ -99,6 +101,18 @@ def test_headers_name_the_source_range():
     assert source_range(headers) == ("ads", 0, Position(4, 1), Position(6, 2))
     assert dict(headers)["level"] == b"actr"
     assert dict(headers)["model-version"] == b"5"
+
+
+def test_when_the_batch_was_appended_is_told_where_it_is_known():
+    (_, _, without), *_ = encoded([(0, 4, 1)])
+    assert appended_at(without) is None
+    batch = replace(batch_of([(0, 4, 1)]), appended_at=1_700_000_000_123)
+    half = np.array([0.5])
+    ((_, value, headers),) = encode_predictions(batch, half, 5, "ads", schema=SCHEMA, level="actr")
+    assert appended_at(headers) == 1_700_000_000_123
+    assert SourceFilter().of_record(value, headers).num_rows == 1
+    with pytest.raises(ValueError):
+        appended_at([("appended-at", b"yesterday")])
 
 
 def test_headers_that_are_missing_are_an_error():
