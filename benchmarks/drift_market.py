@@ -27,12 +27,12 @@ from streaming.market_config import MarketConfig
 from streaming.market_drift import Scenario
 
 SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
-DAYS, DRIFT_DAY = 60, 40
+DAYS, DRIFT_DAY = 50, 35
 FINEST_HOURS = 1
 ROWS = {"user_id": 4_096, "item_id": 4_096, "creative_id": 4_096}
 """Rows that ids are hashed into; attributes are small numbers themselves."""
 SMALL = 64
-BATCH = {"natural": 1_024, "ad": 256}
+BATCH = {"natural": 2_048, "ad": 512}
 RATE = 0.1
 
 
@@ -46,7 +46,7 @@ class Recording:
 
 def market(seed: int, drift: Scenario) -> Market:
     return Market(
-        MarketConfig(seed=seed, days=DAYS, natural_per_day=20_000, drift=drift, drift_day=DRIFT_DAY)
+        MarketConfig(seed=seed, days=DAYS, natural_per_day=10_000, drift=drift, drift_day=DRIFT_DAY)
     )
 
 

@@ -17,9 +17,10 @@ import itertools
 import json
 import pickle
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from benchmarks.drift_market import DAYS, DRIFT_DAY, SCENARIOS, Recording, record
 from benchmarks.report import publish
@@ -40,25 +41,29 @@ from trainers.replay.svg import trade_off
 
 ALLOWED_A_WEEK = 1.0
 """False alarms of a domain, all signals together; half of that where settings are chosen."""
-HORIZON = 14
+HORIZON = 10
 """A drift that is not told within this many days is missed, and counts as so many."""
+CHANCE_DAYS = 1.0
+"""An alarm this near to one of the same signal on the market without drift is a false one."""
 DRIFTS = [name for name in SCENARIOS if name != "none"]
 
-Alarms = dict[str, dict[str, dict[str, list[float]]]]
-"""By setting, then `domain/scenario`, then signal: days since the market's beginning."""
+Run = dict[str, dict[str, list[float]]]
+"""Alarms of one seed by `domain/scenario` and signal: days since the market's beginning."""
+Alarms = dict[str, Run]
+"""By setting."""
 
 
 def grid() -> dict[str, DriftConfig]:
     """One detector in one setting each, on every signal."""
     off = DriftConfig(page_hinkley=PageHinkleyConfig(signals=()))
     found = {}
-    for delta in (0.2, 0.05, 0.01, 0.002, 0.0002):
+    for delta in (0.05, 0.002, 0.0001):
         own = AdwinConfig(signals=SIGNALS, delta=delta)
         found[f"adwin delta={delta:g}"] = off.model_copy(update={"adwin": own})
-    for alpha in (0.005, 0.0005, 0.00005):
+    for alpha in (0.001,):
         kswin = KswinConfig(signals=SIGNALS, alpha=alpha)
         found[f"kswin alpha={alpha:g}"] = off.model_copy(update={"kswin": kswin})
-    for delta, thresholds in ((0.25, (8, 12, 18)), (0.5, (5, 8, 12, 18)), (1.0, (4, 6, 9, 12))):
+    for delta, thresholds in ((0.25, (10, 16)), (0.5, (6, 10, 16)), (1.0, (5, 9))):
         for threshold in thresholds:
             own_ = PageHinkleyConfig(signals=SIGNALS, delta=delta, threshold=threshold)
             name = f"page_hinkley delta={delta:g} threshold={threshold}"
@@ -66,20 +71,24 @@ def grid() -> dict[str, DriftConfig]:
     return found
 
 
-def alarms_of(seed: int, out: Path) -> Alarms:
-    """Of one seed's markets, every setting of the grid, from the file that keeps them or anew."""
+def alarms_of(seed: int, out: Path, settings: Iterable[str] = ()) -> Alarms:
+    """Of one seed's markets, by setting (default: the grid), from a file or made anew."""
     path = out / f"{seed}.json"
-    if not path.exists():
-        found: Alarms = {name: {} for name in grid()}
-        recordings = recordings_of(seed, out)
-        for domain, (name, config) in itertools.product(DOMAINS, grid().items()):
-            of_domain = {scenario: r[domain] for scenario, r in recordings.items()}
-            for scenario, alarms in _watched(of_domain, domain, config).items():
-                found[name][f"{domain}/{scenario}"] = alarms
-        out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found))
-    loaded: Alarms = json.loads(path.read_text())
-    return loaded
+    found: Alarms = json.loads(path.read_text()) if path.exists() else {}
+    for name in settings or grid():
+        if name not in found:
+            found[name] = _run(recordings_of(seed, out), grid()[name])
+            path.write_text(json.dumps(found))
+    return found
+
+
+def _run(recordings: dict[Scenario, dict[Domain, Recording]], config: DriftConfig) -> Run:
+    found: Run = {}
+    for domain in DOMAINS:
+        of_domain = {scenario: recording[domain] for scenario, recording in recordings.items()}
+        for scenario, alarms in _watched(of_domain, domain, config).items():
+            found[f"{domain}/{scenario}"] = alarms
+    return found
 
 
 def recordings_of(seed: int, out: Path) -> dict[Scenario, dict[Domain, Recording]]:
@@ -126,33 +135,48 @@ class Score:
     before: float  # false alarms a day before the drift
     week: float  # false alarms a week of the market without drift
     delays: dict[str, list[float]]  # by scenario, a seed each: days; HORIZON: missed
+    chance: list[float]  # a seed each: days from the day of the drift to a false alarm
 
     @property
     def delay(self) -> float:
         """Mean days over scenarios and seeds."""
         return statistics.mean(itertools.chain.from_iterable(self.delays.values()))
 
-    def missed(self, scenario: str) -> int:
-        return sum(days >= HORIZON for days in self.delays[scenario])
 
-
-def score(
-    domain: str, runs: Sequence[dict[str, dict[str, list[float]]]], signals: Iterable[str]
-) -> Score:
-    """``runs``: of each seed, alarms by `domain/scenario` and signal."""
+def score(domain: str, runs: Sequence[Run], signals: Iterable[str], paired: bool = True) -> Score:
+    """``paired``: an alarm that the same seed's market without drift gives too tells nothing."""
     signals = tuple(signals)
-
-    def told(run: dict[str, dict[str, list[float]]], scenario: str) -> list[float]:
-        of_signal = run[f"{domain}/{scenario}"]
-        return sorted(day for signal in signals for day in of_signal[signal])
-
-    still = [told(run, "none") for run in runs]
+    still = [_told(run[f"{domain}/none"], signals) for run in runs]
     before = [sum(day <= DRIFT_DAY for day in days) for days in still]
+    delays = {
+        scenario: [
+            _delay(
+                _told(run[f"{domain}/{scenario}"], signals, run[f"{domain}/none"] if paired else {})
+            )
+            for run in runs
+        ]
+        for scenario in DRIFTS
+    }
     return Score(
         before=statistics.mean(before) / DRIFT_DAY,
         week=statistics.mean(len(days) for days in still) / DAYS * 7,
-        delays={s: [_delay(told(run, s)) for run in runs] for s in DRIFTS},
+        delays=delays,
+        chance=[_delay(days) for days in still],
     )
+
+
+def _told(
+    alarms: dict[str, list[float]],
+    signals: Iterable[str],
+    false: Mapping[str, list[float]] = MappingProxyType({}),
+) -> list[float]:
+    """Days of alarms, without those that ``false`` has too."""
+    return [
+        day
+        for signal in signals
+        for day in alarms[signal]
+        if not any(abs(day - other) < CHANCE_DAYS for other in false.get(signal, ()))
+    ]
 
 
 def _delay(days: list[float]) -> float:
@@ -165,18 +189,18 @@ def subsets() -> list[tuple[Signal, ...]]:
 
 
 def chosen(detector: str, seeds: Sequence[Alarms]) -> tuple[str, tuple[Signal, ...]] | None:
-    """Setting and signals that tell soonest with few enough false alarms in either domain."""
-    best: tuple[float, str, tuple[Signal, ...]] | None = None
+    """Setting and fewest signals that tell soonest with few enough false alarms in each domain."""
+    best: tuple[float, int, str, tuple[Signal, ...]] | None = None
     for name, signals in itertools.product(grid(), subsets()):
         if name.startswith(detector):
             of = [score(d, [seed[name] for seed in seeds], signals) for d in DOMAINS]
             if max(s.week for s in of) <= ALLOWED_A_WEEK / 2:
-                found = (statistics.mean(s.delay for s in of), name, signals)
+                found = (statistics.mean(s.delay for s in of), len(signals), name, signals)
                 best = found if best is None else min(best, found)
-    return None if best is None else best[1:]
+    return None if best is None else best[2:]
 
 
-def cried(days: Sequence[float], seeds: int) -> list[dict[str, dict[str, list[float]]]]:
+def cried(days: Sequence[float], seeds: int) -> list[Run]:
     """Runs of a detector that alarms on these days, whatever happens."""
     return [{f"{d}/{s}": {SIGNALS[0]: list(days)} for d in DOMAINS for s in SCENARIOS}] * seeds
 
@@ -187,7 +211,7 @@ def rows(tuning: Sequence[Alarms], seeds: Sequence[Alarms]) -> Iterable[tuple[st
     every = [(step + 1) / per_day for step in range(DAYS * per_day)]
     for name, days in (("always", every), ("never", [])):
         for domain in DOMAINS:
-            yield name, domain, score(domain, cried(days, len(seeds)), SIGNALS[:1])
+            yield name, domain, score(domain, cried(days, len(seeds)), SIGNALS[:1], paired=False)
     for detector in DETECTORS:
         found = chosen(detector, tuning)
         if found is not None:
@@ -197,18 +221,50 @@ def rows(tuning: Sequence[Alarms], seeds: Sequence[Alarms]) -> Iterable[tuple[st
                 yield f"{name} on {', '.join(signals)}", domain, of
 
 
-def text(of: Score) -> str:
-    return (
-        f"{of.before:.3f} false a day before, {of.week:.2f} a week on none; "
-        f"{'; '.join(f'{name} {_days(of, name)}' for name in of.delays)}; mean {of.delay:.1f} d"
-    )
+def table(scored: Iterable[tuple[str, str, Score]]) -> str:
+    """Markdown, a line for each detector and domain."""
+    head = ["detector", "domain", "false a day before", "false a week on `none`", "chance"]
+    head += [*DRIFTS, "mean"]
+    lines = [head, ["---"] * len(head)]
+    for what, domain, of in scored:
+        delays = [_days(of.delays[name]) for name in DRIFTS]
+        false = [f"{of.before:.3f}", f"{of.week:.2f}", _days(of.chance)]
+        lines.append([what, domain, *false, *delays, f"{of.delay:.1f}"])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _days(of: Score, scenario: str) -> str:
-    missed, delays = of.missed(scenario), of.delays[scenario]
+def _days(delays: list[float]) -> str:
+    """Median, and how many were missed."""
+    missed = sum(days >= HORIZON for days in delays)
     if missed == len(delays):
         return "missed"
-    return f"{statistics.median(delays):.2g} d" + (f" ({missed} missed)" if missed else "")
+    return f"{statistics.median(delays):.2g}" + (f" ({missed} missed)" if missed else "")
+
+
+def features(seeds: Sequence[dict[Scenario, dict[Domain, Recording]]]) -> str:
+    """Markdown: PSI of every feature, greatest of any day without drift and on the first with."""
+    shown = ("broken-feature", "bot-flood", "label-outage")
+    head = ["feature", "domain", "greatest on `none`", *(f"{name}, first day" for name in shown)]
+    lines = [head, ["---"] * len(head)]
+    for domain in DOMAINS:
+        still = [psi for seed in seeds for psi in list(_psi(seed, "none", domain))[1:]]
+        for name in still[0]:
+            first = (
+                statistics.median(
+                    list(_psi(seed, scenario, domain))[DRIFT_DAY][name] for seed in seeds
+                )
+                for scenario in shown
+            )
+            values = (max(psi[name] for psi in still), *first)
+            lines.append([name, domain, *(f"{value:.2f}" for value in values)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _psi(
+    seed: dict[Scenario, dict[Domain, Recording]], scenario: Scenario, domain: Domain
+) -> Iterable[dict[str, float]]:
+    """Day by day."""
+    return (psi for _, psi in sorted(seed[scenario][domain].psi.items()))
 
 
 def trade_offs(
@@ -241,9 +297,11 @@ def main() -> None:
         [alarms_of(int(seed), options.out) for seed in given.split(",")]
         for given in (options.tuning, options.seeds)
     )
-    publish(
-        "drift_score", {f"{what}, {domain}": text(of) for what, domain, of in rows(tuning, seeds)}
-    )
+    scored = list(rows(tuning, seeds))
+    publish("drift_score", {f"{what}, {domain}": asdict(of) for what, domain, of in scored})
+    print(f"\n{table(scored)}")
+    kept = [recordings_of(int(seed), options.out) for seed in options.seeds.split(",")]
+    print(f"\n{features(kept)}")
     axes = "false alarms a week", "mean days to an alarm"
     options.picture.write_text(trade_off(trade_offs(tuning, seeds), *axes))
     print(f"picture: {options.picture}")

@@ -21,14 +21,14 @@ DAY_HOURS = 24
 class AdwinConfig(Section):
     signals: tuple[Signal, ...] = ()
     """Signals that it watches; none: off."""
-    delta: float = Field(0.002, gt=0, lt=1)
+    delta: float = Field(0.05, gt=0, lt=1)
     """Significance of a difference between two parts of its window."""
 
 
 class KswinConfig(Section):
     signals: tuple[Signal, ...] = ()
     """Signals that it watches; none: off."""
-    alpha: float = Field(0.0001, gt=0, lt=1)
+    alpha: float = Field(0.001, gt=0, lt=1)
     """Significance of its Kolmogorov-Smirnov test."""
     window: int = Field(60, ge=4)
     """Values it looks back over."""
@@ -45,11 +45,11 @@ class KswinConfig(Section):
 
 
 class PageHinkleyConfig(Section):
-    signals: tuple[Signal, ...] = ("ctr", "calibration")
+    signals: tuple[Signal, ...] = ("log_loss", "calibration")
     """Signals that it watches; none: off."""
     delta: float = Field(0.5, ge=0)
     """Difference from the mean that is nothing, standard deviations."""
-    threshold: float = Field(8.0, gt=0)
+    threshold: float = Field(6.0, gt=0)
     """Sum of differences beyond that which is an alarm, standard deviations."""
 
 

@@ -10,7 +10,6 @@ weeks is not one either.
 from __future__ import annotations
 
 import math
-import warnings
 from typing import get_args
 
 import numpy as np
@@ -95,18 +94,18 @@ class Baseline:
 
     def _distance(self, time: int, x: float) -> float:
         known = ~np.isnan(self._values)
-        days = int(known[:, time].sum())
-        if days < self._warm_up or math.isnan(x):
+        days = known.sum(axis=0)
+        if days[time] < self._warm_up or math.isnan(x):
             return math.nan
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # a time of day without a value
-            mean = np.nanmean(self._values, axis=0)
-        freedom = max(int(known.sum()) - int(known.any(axis=0).sum()), 1)
-        variance = np.nansum((self._values - mean) ** 2) / freedom * (1 + 1 / days)
-        difference = x - mean[time]
+        values = np.where(known, self._values, 0.0)
+        mean = values.sum(axis=0) / np.maximum(days, 1)
+        freedom = max(int(days.sum()) - int((days > 0).sum()), 1)
+        squares = float((np.where(known, values - mean, 0.0) ** 2).sum())
+        deviation = math.sqrt(squares / freedom * (1 + 1 / int(days[time])))
+        difference = x - float(mean[time])
         if abs(difference) <= 1e-9 * abs(x):  # of constants, rounding is all that differs
             return 0.0
-        return float(np.clip(difference / max(math.sqrt(variance), 1e-12), -LIMIT, LIMIT))
+        return min(max(difference / max(deviation, 1e-12), -LIMIT), LIMIT)
 
     def state(self) -> list[list[float]]:
         listed: list[list[float]] = self._values.tolist()

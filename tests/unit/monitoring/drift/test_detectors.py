@@ -9,11 +9,7 @@ import pytest
 from monitoring.drift.detectors import DETECTORS, Always, Never, watchers_of
 from monitoring.drift.settings import AdwinConfig, DriftConfig, KswinConfig, PageHinkleyConfig
 
-CONFIG = DriftConfig(
-    adwin=AdwinConfig(delta=0.002),
-    kswin=KswinConfig(alpha=0.0001, window=60, recent=12),
-    page_hinkley=PageHinkleyConfig(delta=0.5, threshold=12),
-)
+CONFIG = DriftConfig()  # the settings that are shipped
 REAL = {name: lambda make=make: make(CONFIG) for name, make in DETECTORS.items()}
 EVERY = {**REAL, "never": Never, "always": Always}
 NOISE_VALUES, NOISE_ALARMS = 4_000, 8
