@@ -4,9 +4,12 @@ import os
 import pytest
 from tests_support import run_ecdctr
 
+from config import Config
 from errors import UserError
+from monitoring.demo import DEMO_CONFIG, MARKER, Demo
 from monitoring.processes import Registration
 from monitoring.targets import write_targets
+from settings import load
 
 
 def read(path):
@@ -52,3 +55,14 @@ def test_the_command_says_where_the_file_is(tmp_path):
     done = run_ecdctr("targets", "--run-dir", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "prometheus" / "targets.json")
+
+
+def test_who_was_stopped_with_a_demo_is_no_target_any_more(tmp_path):
+    demo = Demo(load(Config, DEMO_CONFIG, {}, [f"run_dir={tmp_path}"]), minutes=1)
+    with Registration(tmp_path, "train-actr", "http://127.0.0.1:4711/metrics"):
+        path = write_targets(tmp_path)
+    demo._stop()
+    assert read(path), "a folder that is no demo's is left alone"
+    (tmp_path / MARKER).touch()
+    demo._stop()
+    assert read(path) == []
