@@ -110,7 +110,9 @@ def rows(seeds: Sequence[Figures]) -> Iterator[tuple[str, str]]:
         gauc = [figures.lines[index].gauc for figures in seeds]
         gap = statistics.mean(figures.lines[index].gap_closed for figures in seeds)
         copc = statistics.mean(figures.lines[index].copc for figures in seeds)
-        text = f"{statistics.mean(gauc):.4f} ({_each(gauc)}), gap closed {gap:.2f}, COPC {copc:.2f}"
+        bwt = statistics.mean(f.lines[index].forgetting.backward_transfer for f in seeds)
+        text = f"{statistics.mean(gauc):.4f} ({_each(gauc)}), gap closed {gap:.2f}"
+        text += f", COPC {copc:.2f}, BWT {bwt:+.3f}"
         if reference not in (None, index):
             better = [f.lines[reference].gauc - f.lines[index].gauc for f in seeds]
             found = mean_with_interval(better)
@@ -120,7 +122,7 @@ def rows(seeds: Sequence[Figures]) -> Iterator[tuple[str, str]]:
 
 
 def _each(values: Sequence[float]) -> str:
-    return " ".join(f"{value:.3f}" for value in values)
+    return " ".join(f"{value:.4f}" for value in values)
 
 
 def run(

@@ -25,7 +25,10 @@ def test_every_variant_gets_the_same_tries_and_keeps_what_it_is_named_for():
 def seed_of(full, joint):
     def line(name, gauc):
         spent = {"actr": SimpleNamespace(samples=1_000)}
-        return SimpleNamespace(name=name, gauc=gauc, gap_closed=0.5, copc=1.0, spent=spent)
+        kept = SimpleNamespace(backward_transfer=gauc - 0.71)
+        return SimpleNamespace(
+            name=name, gauc=gauc, gap_closed=0.5, copc=1.0, forgetting=kept, spent=spent
+        )
 
     lines = [line("joint", joint), line("full", full)]
     return SimpleNamespace(ceiling=0.9, lines=lines)
@@ -33,7 +36,8 @@ def seed_of(full, joint):
 
 def test_the_table_has_means_and_paired_differences_over_seeds():
     found = dict(rows([seed_of(0.80, 0.79), seed_of(0.70, 0.69), seed_of(0.60, 0.59)]))
-    assert found["full"].startswith("0.7000 (0.800 0.700 0.600)")
+    assert found["full"].startswith("0.7000 (0.8000 0.7000 0.6000)")
+    assert "COPC 1.00, BWT -0.010" in found["full"]
     assert "above" not in found["full"]
     # Seeds differ by far more than variants do: the difference is taken seed by seed.
     assert "full is above by +0.0100 (+0.0100 to +0.0100)" in found["joint"]
