@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import click
+from prometheus_client import CollectorRegistry
 
 from config import Config, configured
 from settings import Loaded
@@ -28,6 +29,9 @@ def command(loaded: Loaded[Config], report: bool) -> None:
     (monitor.generations), exactly, and how long it took from an impression's append to Kafka
     until it was learnt and until that was published.
 
+    Watches both domains for drift (drift.*): signals of the predictions by detectors, features
+    and scores by their distance from the days before; alarms are on the page and in the metrics.
+
     A page for people, at the address that it prints, shows all of it and which version is
     worst calibrated, and since when; `/metrics` beside it is for Prometheus; `--report`
     answers that question in the terminal.
@@ -36,6 +40,8 @@ def command(loaded: Loaded[Config], report: bool) -> None:
     monitor.checkpoint_every_seconds: killed at any moment, it goes on where it was and
     tells the same numbers. Ctrl-C or SIGTERM ends it with status 0.
     """
+    from monitoring.drift_observer import DriftObserver
+    from monitoring.drift_telemetry import DriftTelemetry
     from monitoring.monitor_process import monitor
     from monitoring.monitor_report import report_lines
 
@@ -44,4 +50,10 @@ def command(loaded: Loaded[Config], report: bool) -> None:
         for line in report_lines(loaded.config):
             click.echo(line)
         return
-    monitor(loaded.config, stop_event())
+    config = loaded.config
+
+    def observers(registry: CollectorRegistry) -> list[DriftObserver]:
+        telemetry = DriftTelemetry(registry)
+        return [DriftObserver(config.drift, config.impressions, telemetry)]
+
+    monitor(config, stop_event(), observers if config.drift.enabled else lambda registry: ())

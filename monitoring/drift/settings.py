@@ -54,6 +54,8 @@ class PageHinkleyConfig(Section):
 
 
 class DriftConfig(Section):
+    enabled: bool = True
+    """Whether the monitor watches for drift; it reads all impressions for that."""
     natural_level: Literal["cpm", "tpm"] = "cpm"
     """Whose predictions of natural impressions are watched; the ads' are A-CTR's."""
     step_hours: int = Field(6, ge=1, le=DAY_HOURS)

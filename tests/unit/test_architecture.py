@@ -34,6 +34,7 @@ PURE = [
     "monitoring/drift/signals.py",
     "monitoring/drift/sketches.py",
     "monitoring/drift/watch.py",
+    "monitoring/drift_observer.py",
     "monitoring/metrics.py",
     "monitoring/monitor_checkpoint.py",
     "monitoring/monitor_page.py",
