@@ -135,9 +135,6 @@ def server_properties(
         # With the defaults (9 s and 2 s) a broker that was killed takes 12 s to come back.
         "broker.session.timeout.ms": "2000",
         "broker.heartbeat.interval.ms": "500",
-        # An idle controller writes a record of nothing, by default twice a second, for followers
-        # to measure their lag by. There are none, and it took a third of an idle broker's time.
-        "metadata.max.idle.interval.ms": "5000",
         "num.network.threads": "2",
         "num.io.threads": "4",
         "log.cleaner.dedupe.buffer.size": str(16 << 20),
