@@ -126,6 +126,17 @@ def test_a_watermark_never_goes_back():
     assert time.advance() == 20
 
 
+@pytest.mark.parametrize("bad", [np.nan, -0.1, 1.5, np.inf])
+def test_a_model_that_predicts_nonsense_does_not_end_the_monitor(bad):
+    ledger, one = ledger_of(), made(0)
+    one.probability_N[7] = bad
+    for partition, value, headers in encode_predictions(
+        one.batch, one.probability_N, 0, "log", schema=SCHEMA, level="actr"
+    ):
+        ledger.predictions("p", "actr", partition, [record(value, headers)], 1)
+    assert ledger.unreadable["p"] == 1 and ledger.told()[0].predictions == 75
+
+
 def test_an_empty_arrow_record_is_no_prediction():
     ledger = ledger_of()
     sink = pa.BufferOutputStream()
