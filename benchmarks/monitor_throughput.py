@@ -10,15 +10,18 @@ windows are many and all held; `dense` one at 200,000 predictions a second of ev
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.report import publish, spread
+from benchmarks.report import median, publish, spread
 from monitoring.ledger import Ledger
+from monitoring.monitor_checkpoint import NAME, write_state
 from monitoring.monitor_settings import MonitorConfig
 from monitoring.sparing import Sparing
 from streaming.impressions import Batch, ImpressionSchema, Position, SourceRows
@@ -85,10 +88,16 @@ def polls(batches: list[list[tuple[int, Record]]]) -> Iterator[dict[int, list[Re
         yield found
 
 
-def one_round(
-    batches: list[list[tuple[int, Record]]], config: MonitorConfig
-) -> tuple[float, float, float]:
-    """Predictions a second of processor time; seconds of the last look; share of users held."""
+@dataclass(frozen=True)
+class Round:
+    rate: float  # predictions a second of processor time
+    look: float  # seconds of the last look
+    save: float  # seconds of a checkpoint, wall clock
+    size: float  # of that, MiB
+    sample: float  # share of users held at the end
+
+
+def one_round(batches: list[list[tuple[int, Record]]], config: MonitorConfig) -> Round:
     ledger = Ledger(config, ["actr"], SCHEMA)
     level, tell = ledger.levels["actr"], Sparing(1.0)
     begin = time.process_time()
@@ -105,7 +114,16 @@ def one_round(
     (told,) = ledger.told()
     end = time.process_time()
     assert told.predictions == BATCHES * BATCH
-    return BATCHES * BATCH / (end - begin), end - last, told.quality.sample
+    rate = BATCHES * BATCH / (end - begin)
+    return Round(rate, end - last, *seconds_and_size_of_a_checkpoint(ledger), told.quality.sample)
+
+
+def seconds_and_size_of_a_checkpoint(ledger: Ledger) -> tuple[float, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        begin = time.perf_counter()
+        write_state(Path(folder), *ledger.state())
+        seconds = time.perf_counter() - begin
+        return seconds, (Path(folder) / NAME).stat().st_size / 2**20
 
 
 def main() -> None:
@@ -114,12 +132,12 @@ def main() -> None:
     for name, (spacing_ms, config) in KINDS.items():
         batches = stream(spacing_ms)
         rounds = [one_round(batches, config) for _ in range(ROUNDS)]
-        rates = [rate / 1_000 for rate, _, _ in rounds]
-        figures[f"{name} of event time"] = f"{spread(rates)} thousand predictions a second"
-        figures[f"{name}: the last look at what had changed"] = (
-            f"{spread([seconds for _, seconds, _ in rounds])} s"
-        )
-        figures[f"{name}: share of users held at the end"] = f"{rounds[-1][2]:g}"
+        of = {name: [getattr(r, name) for r in rounds] for name in Round.__dataclass_fields__}
+        thousands = [rate / 1_000 for rate in of["rate"]]
+        figures[f"{name} of event time"] = f"{spread(thousands)} thousand predictions a second"
+        figures[f"{name}: the last look at what had changed"] = f"{spread(of['look'])} s"
+        figures[f"{name}: a checkpoint"] = f"{spread(of['save'])} s, {spread(of['size'])} MiB"
+        figures[f"{name}: share of users held at the end"] = f"{median(of['sample']):g}"
     publish("monitor_throughput", figures)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 BUCKETS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 """Upper bounds, seconds; whatever takes longer comes after the last."""
 _ANNOUNCEMENTS = 1_000
+_WAITING = 50_000
 
 
 @dataclass
@@ -67,6 +68,8 @@ class Freshness:
         else:
             key = version, appended_at
             self._waiting[key] = self._waiting.get(key, 0) + 1
+            if len(self._waiting) > _WAITING:  # nothing is published any more
+                del self._waiting[next(iter(self._waiting))]
 
     def announced(self, version: int, at: int) -> None:
         """``version`` was published at ``at``, ms; one that is not newer changes nothing."""

@@ -112,6 +112,7 @@ class LevelLedger:
             raise ValueError("a tombstone")
         since = appended_at(record.headers)
         rows = self.seen.of_record(record.value, record.headers)
+        _require_usable(rows)
         if rows.num_rows and since is not None:
             version = int(rows.column("model_version")[0].as_py())
             self.freshness.predicted(version, since, record.timestamp)
@@ -162,6 +163,14 @@ class LevelLedger:
         self.seen.repeated = facts["repeated"]
         self.freshness = Freshness.from_state(facts["freshness"])
         self.published = tuple(facts["published"]) if facts["published"] else None
+
+
+def _require_usable(rows: pa.RecordBatch) -> None:
+    """Raises ValueError: what is no prediction must not end the monitor, again and again."""
+    if rows.num_rows:
+        p, click = rows.column("probability").to_numpy(), rows.column("click").to_numpy()
+        if not (p.min() >= 0 and p.max() <= 1 and click.min() >= 0 and click.max() <= 1):
+            raise ValueError("a probability or a click outside 0..1")
 
 
 class Ledger:

@@ -13,6 +13,7 @@ from monitoring.columns import Columns, StepRows
 
 _BITS = 63  # of what `spread` gives
 _MOST_HALVINGS = 40
+_SALT = np.int64(0x2545F4914F6CDD1D)
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,10 @@ class SampledRows:
 
 
 def _sample(rows: Predicted, halvings: int) -> Predicted:
-    if not halvings:
-        return rows
-    return rows.take((spread(rows.user) >> (_BITS - halvings)) == 0)
+    return rows.take(stays(rows.user, halvings)) if halvings else rows
+
+
+def stays(user_N: NDArray[np.int64], halvings: int) -> NDArray[np.bool_]:
+    """Which users are left when half of them went, ``halvings`` times."""
+    # `spread` leaves 0 where it is, and it is 0 that often stands for all who are not known.
+    return np.asarray((spread(user_N ^ _SALT) >> (_BITS - halvings)) == 0)

@@ -72,3 +72,12 @@ def test_what_is_remembered_of_announcements_is_bounded():
     known.predicted(10, 0, 1)  # when that was published is not known any more
     assert known.learnt.count == 1 and known.published.count == 0
     assert known.state()["waiting"] == []
+
+
+def test_what_waits_to_be_published_is_bounded():
+    known = Freshness()
+    for version in range(60_000):
+        known.predicted(version, 0, 1)
+    assert len(known.state()["waiting"]) == 50_000
+    known.announced(60_000, 5)
+    assert known.published.count == 50_000

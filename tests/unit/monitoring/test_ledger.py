@@ -49,14 +49,14 @@ def test_a_restart_between_any_two_records_changes_nothing():
     for number in range(30):
         for partition, found in predicted(number):
             for ledger in (one, other):
-                ledger.predictions("p", "actr", partition, [found], number + 1)
+                ledger.predictions("p", "actr", partition, [found] * (1 + number % 2), number + 1)
                 ledger.advance({})
         if number % 10 == 9:
             say = record(json.dumps({"version": number}).encode(), key=b"actr")
             for ledger in (one, other):
                 ledger.announcements("m", "actr", 0, [say], number)
         other = restarted(other)
-    assert repr(one.told()) == repr(other.told())
+    assert repr(one.told()) == repr(other.told()) and one.told()[0].repeated == 1_500
     assert one.positions == other.positions == {"p": dict.fromkeys(range(4), 30), "m": {0: 29}}
     assert other.observers["counting"].counts["actr"] == 3_000
 
@@ -124,6 +124,17 @@ def test_a_watermark_never_goes_back():
     assert time.advance(behind=[1]) == 9
     assert time.advance(behind=[0, 2]) == 9
     assert time.advance() == 20
+
+
+@pytest.mark.parametrize("bad", [np.nan, -0.1, 1.5, np.inf])
+def test_a_model_that_predicts_nonsense_does_not_end_the_monitor(bad):
+    ledger, one = ledger_of(), made(0)
+    one.probability_N[7] = bad
+    for partition, value, headers in encode_predictions(
+        one.batch, one.probability_N, 0, "log", schema=SCHEMA, level="actr"
+    ):
+        ledger.predictions("p", "actr", partition, [record(value, headers)], 1)
+    assert ledger.unreadable["p"] == 1 and ledger.told()[0].predictions == 75
 
 
 def test_an_empty_arrow_record_is_no_prediction():

@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embeddings.ids import spread
 from monitoring import metrics
 from monitoring.level_quality import LevelQuality, measured
 from monitoring.monitor_settings import MonitorConfig, label
-from monitoring.sampled_rows import Predicted, SampledRows
+from monitoring.sampled_rows import Predicted, SampledRows, stays
 from monitoring.window import measure
 
 CONFIG = MonitorConfig(windows_seconds=(10, 30, 60), generations=2)
@@ -235,7 +234,15 @@ def test_the_sample_widens_again_and_a_window_over_both_takes_the_smaller():
     assert held.share == 1
     assert len(held.between(3, 3)) == 300
     both = held.between(1, 3).user
-    assert 0 < len(both) < 300 and (spread(both) >> 61 == 0).all()
+    assert 0 < len(both) < 300 and stays(both, 2).all()
+
+
+def test_one_user_with_more_than_can_be_held_does_not_break_the_bound():
+    for user in (0, 1, 17):
+        held = SampledRows(1_000, 500)
+        for _ in range(20):
+            held.add(0, at([100] * 100, user=user))
+            assert held.rows.held <= 500
 
 
 @given(st.integers(0, 1000), st.permutations(range(25)))
