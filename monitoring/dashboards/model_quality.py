@@ -138,7 +138,18 @@ def _versions() -> Any:
         "GAUC": of("gauc_ratio"),
         "NE": of("normalized_entropy_ratio"),
         "Impressions": of("impressions"),
-        "Age, s": Query(f"time() - min by (version) (min_over_time({seen}[$__range:$__interval]))"),
+        "First seen": Query(
+            f"1000 * min by (version) (min_over_time({seen}[$__range:$__interval]))"
+        ),
     }
     help = "The newest versions over all their predictions; how long ago each was first seen."
-    return rows("Versions", columns, "version", _RATIO, help, width=9, height=8)
+    return rows(
+        "Versions",
+        columns,
+        "version",
+        Look("none", decimals=3, steps=_COPC_STEPS),
+        help,
+        width=9,
+        height=8,
+        plain={"Impressions": "short", "First seen": "dateTimeFromNow"},
+    )

@@ -89,10 +89,26 @@ def bars(title: str, query: Query, look: Look, help: str, width: int = 8, height
 
 
 def rows(
-    title: str, columns: dict[str, Query], by: str, look: Look, help: str, width: int, height: int
+    title: str,
+    columns: dict[str, Query],
+    by: str,
+    look: Look,
+    help: str,
+    width: int,
+    height: int,
+    plain: dict[str, str],
 ) -> Any:
-    """A table of now: a row for each value of the label `by`, a column for each query."""
+    """A table of now: a row for each value of the label `by`, a column for each query.
+
+    The look is that of the first column, whose numbers take the colours, and of all others but
+    those that `plain` names with their units.
+    """
     panel = table.Panel()
+    coloured = model.DynamicConfigValue("custom.cellOptions", {"type": "color-text"})
+    panel.override_by_name(next(iter(columns)), [coloured])
+    for name, unit in plain.items():
+        whole = [model.DynamicConfigValue("unit", unit), model.DynamicConfigValue("decimals", 0)]
+        panel.override_by_name(name, whole)
     for index, query in enumerate(columns.values()):
         built = query.built(chr(ord("A") + index)).instant().format(PromQueryFormat.TABLE)
         panel.with_target(built)

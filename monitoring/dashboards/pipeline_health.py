@@ -39,12 +39,21 @@ def _answers() -> list[Any]:
             Query('count(up{job="ecdctr"} == 0) or vector(0)', instant=True),
             Look("none", decimals=0, steps=((None, GREEN), (1, RED))),
             "Alert: ProcessGone.",
+            width=4,
         ),
         answer(
             "Alerts firing",
             Query('count(ALERTS{alertstate="firing"}) or vector(0)', instant=True),
             Look("none", decimals=0, steps=((None, GREEN), (1, ORANGE), (5, RED))),
             "Each has a section in the runbook (above).",
+            width=4,
+        ),
+        answer(
+            "Records that the monitor has not read",
+            Query("sum(ecdctr_monitor_lag_records)"),
+            Look("short", decimals=0, steps=((None, GREEN), (1_000, ORANGE), (10_000, RED))),
+            "Where they are many, what is shown of quality and drift is old.",
+            width=4,
         ),
     ]
 
@@ -68,13 +77,10 @@ def _flow() -> list[Any]:
             "Backlog",
             [
                 Query("level:ecdctr_backlog_seconds:sum", "{{level}}"),
-                Query(
-                    "sum by (topic) (ecdctr_monitor_lag_records)", "monitor: records of {{topic}}"
-                ),
             ],
             Look("s", steps=((None, GREEN), (60, RED)), low=0),
-            "Seconds that a level would take for what waits, at its pace of the last ten minutes; "
-            "of the monitor, records. Alert: LagGrowing.",
+            "What a level would take for what waits, at its pace of the last ten minutes. "
+            "Alert: LagGrowing.",
         ),
         lines(
             "From append to a published model",
@@ -108,13 +114,9 @@ def _state() -> list[Any]:
                     " / sum by (level) (rate(ecdctr_checkpoint_seconds_count[$__rate_interval]))",
                     "{{level}}",
                 ),
-                Query(
-                    "sum by (level) (increase(ecdctr_checkpoint_failures_total[$__rate_interval]))",
-                    "{{level}} failures",
-                ),
             ],
             Look("s", low=0),
-            "Mean seconds, and failures. Alert: CheckpointFailing.",
+            "From its beginning to its rename, in the mean.",
         ),
         lines(
             "History: behind the newest period, age",
@@ -132,7 +134,7 @@ def _state() -> list[Any]:
 def _machines() -> list[Any]:
     return [
         lines(
-            "Dead letters and lost records",
+            "Dead letters, lost records, failed checkpoints",
             [
                 Query(
                     "sum by (level, reason)"
@@ -143,9 +145,13 @@ def _machines() -> list[Any]:
                     "sum by (level) (increase(ecdctr_lost_records_total[$__rate_interval]))",
                     "{{level}} lost",
                 ),
+                Query(
+                    "sum by (level) (increase(ecdctr_checkpoint_failures_total[$__rate_interval]))",
+                    "{{level}} checkpoints failed",
+                ),
             ],
             Look("none", decimals=0, steps=((None, GREEN), (1, RED)), low=0),
-            "Alerts: DeadLetters, RecordsLost.",
+            "Alerts: DeadLetters, RecordsLost, CheckpointFailing.",
         ),
         lines(
             "Memory",
