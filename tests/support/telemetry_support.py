@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import importlib
+import itertools
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
-from monitor_metrics import MonitorStandIn
+from monitor_support import made
 from prometheus_client import CollectorRegistry
 from tests_support import ROOT
 
+from monitoring import monitor_told
+from monitoring.drift.features import FeatureDistances
+from monitoring.drift.settings import Domain, Signal
+from monitoring.drift.sketches import SCORE
+from monitoring.drift.watch import Alarm, DriftFigures
+from monitoring.drift_telemetry import DriftTelemetry
 from monitoring.hand_down_telemetry import HandDownTelemetry
 from monitoring.history_telemetry import HistoryTelemetry
+from monitoring.ledger import Ledger
+from monitoring.monitor_settings import MonitorConfig
+from monitoring.monitor_telemetry import MonitorTelemetry
 from monitoring.period_telemetry import PeriodTelemetry
 from monitoring.telemetry import (
     RefresherTelemetry,
@@ -23,9 +36,11 @@ from monitoring.telemetry import (
 )
 from monitoring.window import Window
 from streaming.impressions import ImpressionSchema
+from streaming.predictions import encode_predictions
 from streaming.validation import Reason
 
 SCHEMA = ImpressionSchema()
+LEVELS = ("tpm", "cpm", "actr")
 
 
 @dataclass
@@ -38,7 +53,7 @@ class Told:
 
 
 def every_process() -> list[Told]:
-    trainers = [_trainer(level) for level in ("tpm", "cpm", "actr")]
+    trainers = [_trainer(level) for level in LEVELS]
     return [*trainers, _refresher(), _simulator(), _monitor()]
 
 
@@ -124,6 +139,7 @@ def _hand_down(hand_down: HandDownTelemetry) -> Callable[[], None]:
         now = int(time.time() * 1000)
         hand_down.going_on(now)
         hand_down.made(40_000_000)
+        hand_down.preparing(12)
         hand_down.done(now, seconds=0.3)
 
     return tell
@@ -171,4 +187,62 @@ def _simulator() -> Told:
 
 def _monitor() -> Told:
     registry = CollectorRegistry()
-    return Told("monitor", registry, MonitorStandIn(registry, SCHEMA).tell)
+    monitor, drift, ledger = MonitorTelemetry(registry), DriftTelemetry(registry), _watched()
+    topics = [f"{topic}.{level}" for topic in ("predictions", "models") for level in LEVELS]
+
+    def tell() -> None:
+        lag = dict.fromkeys([*topics, "impressions.natural", "impressions.ad"], 3.0)
+        monitor.tell(monitor_told.Told(time.time(), tuple(ledger.told()), lag))
+        monitor.checkpoint_written(0.1)
+        monitor.checkpoint_failed()
+        drift.observe(_drift_figures())
+        drift.going_on(_drift_alarms())
+        drift.alarmed(_drift_alarms())
+
+    return Told("monitor", registry, tell)
+
+
+def _watched() -> Ledger:
+    """A week of predictions of every level, with versions published meanwhile."""
+    ledger = Ledger(MonitorConfig(), LEVELS, SCHEMA)
+    for level in LEVELS:
+        for number in range(60):
+            one = made(number, spacing_ms=100_000)
+            records = encode_predictions(
+                one.batch, one.probability_N, number, "log", schema=SCHEMA, level=level
+            )
+            for partition, value, headers in records:
+                at = int(one.batch.rows.column("event_time")[0].as_py())
+                record = SimpleNamespace(value=value, headers=headers, key=None, timestamp=at)
+                ledger.predictions("predictions", level, partition, [record], number + 1)
+            if number % 12 == 0:
+                ledger.announcements("models", level, 0, [_announcement(level, number)], number)
+    ledger.advance({})
+    return ledger
+
+
+def _announcement(level: str, version: int) -> SimpleNamespace:
+    value, now = json.dumps({"version": version}).encode(), int(time.time() * 1000)
+    return SimpleNamespace(value=value, headers=(), key=level.encode(), timestamp=now)
+
+
+def _watched_for_drift() -> list[tuple[Domain, Signal, str]]:
+    detectors = ("adwin", "kswin", "page_hinkley")
+    return list(itertools.product(get_args(Domain), get_args(Signal), detectors))
+
+
+def _drift_figures() -> DriftFigures:
+    features = [*(feature.name for feature in SCHEMA.features), SCORE]
+    distances = (dict.fromkeys(features, 0.05) for _ in range(3))
+    found = FeatureDistances(*distances)
+    return DriftFigures(
+        signals={},
+        statistics=dict.fromkeys(_watched_for_drift(), 0.2),
+        features=dict.fromkeys(get_args(Domain), found),
+        domain_js=dict.fromkeys(features, 0.1),
+    )
+
+
+def _drift_alarms() -> list[Alarm]:
+    now = int(time.time() * 1000)
+    return [Alarm(now, *watched, statistic=9.0) for watched in _watched_for_drift()]
