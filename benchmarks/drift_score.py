@@ -1,6 +1,6 @@
 """Alarms, scored: how often each detector cries wolf, and how late it tells of a real drift.
 
-    python -m benchmarks.drift_score [--tuning 101,102] [--seeds 1,2,3]
+    python -m benchmarks.drift_score [--tuning 101,102,103] [--seeds 1,2,3,4,5]
 
 Every detector of every setting watches every signal of a cheap learner's predictions on
 every scenario of the market. On the tuning seeds, each detector gets the setting and the
@@ -34,7 +34,7 @@ from monitoring.drift.settings import (
     PageHinkleyConfig,
     Signal,
 )
-from monitoring.drift.signals import SIGNALS, values_of
+from monitoring.drift.signals import SIGNALS, Sums, values_of
 from monitoring.drift.watch import DOMAINS, SignalWatch
 from streaming.market_drift import Scenario
 from trainers.replay.svg import trade_off
@@ -57,17 +57,17 @@ def grid() -> dict[str, DriftConfig]:
     """One detector in one setting each, on every signal."""
     off = DriftConfig(page_hinkley=PageHinkleyConfig(signals=()))
     found = {}
-    for delta in (0.05, 0.002, 0.0001):
-        own = AdwinConfig(signals=SIGNALS, delta=delta)
-        found[f"adwin delta={delta:g}"] = off.model_copy(update={"adwin": own})
-    for alpha in (0.001,):
+    for delta in (0.2, 0.05, 0.01, 0.002, 0.0001):
+        adwin = AdwinConfig(signals=SIGNALS, delta=delta)
+        found[f"adwin delta={delta:g}"] = off.model_copy(update={"adwin": adwin})
+    for alpha in (0.01, 0.001, 0.0001):
         kswin = KswinConfig(signals=SIGNALS, alpha=alpha)
         found[f"kswin alpha={alpha:g}"] = off.model_copy(update={"kswin": kswin})
-    for delta, thresholds in ((0.25, (10, 16)), (0.5, (6, 10, 16)), (1.0, (5, 9))):
+    for delta, thresholds in ((0.25, (6, 10, 16)), (0.5, (4, 6, 8, 10, 16)), (1.0, (3, 5, 9))):
         for threshold in thresholds:
-            own_ = PageHinkleyConfig(signals=SIGNALS, delta=delta, threshold=threshold)
+            sums = PageHinkleyConfig(signals=SIGNALS, delta=delta, threshold=threshold)
             name = f"page_hinkley delta={delta:g} threshold={threshold}"
-            found[name] = off.model_copy(update={"page_hinkley": own_})
+            found[name] = off.model_copy(update={"page_hinkley": sums})
     return found
 
 
@@ -121,7 +121,7 @@ def _watched(
 
 
 def _values(recording: Recording, config: DriftConfig) -> dict[int, dict[Signal, float]]:
-    sums: dict[int, object] = {}
+    sums: dict[int, Sums] = {}
     for hour, part in recording.sums.items():
         step = hour // config.step_hours
         sums[step] = sums[step] + part if step in sums else part
@@ -242,12 +242,15 @@ def _days(delays: list[float]) -> str:
 
 
 def features(seeds: Sequence[dict[Scenario, dict[Domain, Recording]]]) -> str:
-    """Markdown: PSI of every feature, greatest of any day without drift and on the first with."""
-    shown = ("broken-feature", "bot-flood", "label-outage")
+    """Markdown: PSI of every feature, greatest of any day without drift and on the first with.
+
+    Days whose reference is not whole yet are left out.
+    """
+    shown, full = ("broken-feature", "bot-flood", "label-outage"), DriftConfig().reference_days
     head = ["feature", "domain", "greatest on `none`", *(f"{name}, first day" for name in shown)]
     lines = [head, ["---"] * len(head)]
     for domain in DOMAINS:
-        still = [psi for seed in seeds for psi in list(_psi(seed, "none", domain))[1:]]
+        still = [psi for seed in seeds for psi in list(_psi(seed, "none", domain))[full:]]
         for name in still[0]:
             first = (
                 statistics.median(
@@ -270,26 +273,29 @@ def _psi(
 def trade_offs(
     tuning: Sequence[Alarms], seeds: Sequence[Alarms]
 ) -> dict[str, list[tuple[float, float]]]:
-    """By detector, its settings with the signals chosen for it: false alarms a week, delay."""
+    """By detector, every setting with the signals chosen for it: false alarms a week, delay.
+
+    What was chosen of all comes last, alone.
+    """
     found = {}
     for detector in DETECTORS:
         best = chosen(detector, tuning)
         signals = SIGNALS if best is None else best[1]
-        points = []
-        for name in grid():
-            if name.startswith(detector):
-                of = [score(d, [seed[name] for seed in seeds], signals) for d in DOMAINS]
-                points.append(
-                    (statistics.mean(s.week for s in of), statistics.mean(s.delay for s in of))
-                )
-        found[detector] = sorted(points)
-    return found
+        names = [name for name in grid() if name.startswith(detector)]
+        found[detector] = [_costs(name, signals, seeds) for name in names]
+    best = chosen("", tuning)
+    return found if best is None else {**found, "chosen": [_costs(*best, seeds)]}
+
+
+def _costs(name: str, signals: Iterable[str], seeds: Sequence[Alarms]) -> tuple[float, float]:
+    of = [score(domain, [seed[name] for seed in seeds], tuple(signals)) for domain in DOMAINS]
+    return statistics.mean(s.week for s in of), statistics.mean(s.delay for s in of)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--tuning", default="101,102", help="seeds, separated by commas")
-    parser.add_argument("--seeds", default="1,2,3", help="seeds, separated by commas")
+    parser.add_argument("--tuning", default="101,102,103", help="seeds, separated by commas")
+    parser.add_argument("--seeds", default="1,2,3,4,5", help="seeds, separated by commas")
     parser.add_argument("--out", type=Path, default=Path("run/drift"))
     parser.add_argument("--picture", type=Path, default=Path("docs/drift.svg"))
     options = parser.parse_args()

@@ -56,7 +56,8 @@ def test_the_soonest_of_those_quiet_enough_is_chosen():
     seed[names[0]] = run(loud, [DRIFT_DAY + 1.0])
     seed[names[1]] = run([3.0], [DRIFT_DAY + 2.0], "score")
     assert chosen("page_hinkley", [seed]) == (names[1], ("score",))
-    assert chosen("adwin", [{name: run(loud, []) for name in grid()}]) is None
+    everywhere = {key: dict.fromkeys(SIGNALS, loud) for key in run([], [])}
+    assert chosen("adwin", [dict.fromkeys(grid(), everywhere)]) is None
 
 
 def test_what_scenarios_share_is_watched_once_and_alike():

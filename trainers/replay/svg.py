@@ -41,20 +41,20 @@ def over_steps(labels: Sequence[str], curves: dict[str, Sequence[float]], of: st
     return _alone(frame)
 
 
-def trade_off(curves: dict[str, Sequence[tuple[float, float]]], x: str, y: str) -> str:
-    """Points of each of ``curves``, joined in their order, against two costs; by itself."""
-    points = [point for curve in curves.values() for point in curve]
-    frame = Frame((0, max(p[0] for p in points) or 1), (0, max(p[1] for p in points) or 1))
+def trade_off(costs: dict[str, Sequence[tuple[float, float]]], x: str, y: str) -> str:
+    """Points of each of ``costs`` against two of them, the least at the bottom left; by itself."""
+    points = [point for of in costs.values() for point in of]
+    high = [max(p[axis] for p in points) * 1.05 or 1.0 for axis in (0, 1)]
+    frame = Frame((0, high[0]), (0, high[1]))
     frame.grid(ticks(*frame.y), [(tick, f"{tick:.3g}") for tick in ticks(*frame.x)])
-    for i, (name, curve) in enumerate(curves.items()):
-        frame.path(curve, colour(i), name)
-        for px, py in curve:
-            frame.add(f'<circle cx="{frame.px(px):.1f}" cy="{frame.py(py):.1f}" r="3" '
-                      f'fill="{colour(i)}"/>')  # fmt: skip
-        frame.text(WIDTH - 150, TOP + 14 + 16 * i, name)
+    for i, (name, of) in enumerate(costs.items()):
+        for px, py in of:
+            frame.add(f'<circle cx="{frame.px(px):.1f}" cy="{frame.py(py):.1f}" r="4" '
+                      f'fill="{colour(i)}"><title>{escape(name)}</title></circle>')  # fmt: skip
+        frame.text(WIDTH - 110, TOP + 14 + 16 * i, name)
         frame.parts[-1] = frame.parts[-1].replace("<text", f'<text style="fill:{colour(i)}"', 1)
     frame.text(WIDTH / 2, HEIGHT - 6, x, "middle")
-    frame.text(LEFT + 8, TOP + 14, y)
+    frame.text(6, 10, y)
     return _alone(frame)
 
 
