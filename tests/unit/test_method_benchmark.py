@@ -2,8 +2,9 @@
 
 from types import SimpleNamespace
 
-from benchmarks.method import DENSE_RATES, TABLE_RATES, rows, tries_of
+from benchmarks.method import DENSE_RATES, SETTINGS, TABLE_RATES, rows, tries_of
 from config import Config
+from settings import load
 from trainers.replay.plan import VARIANTS
 
 
@@ -20,6 +21,15 @@ def test_every_variant_gets_the_same_tries_and_keeps_what_it_is_named_for():
             )
             assert config.actr.transfer == VARIANTS[name].applied(Config()).actr.transfer
             assert config.cpm.optimizer == Config().cpm.optimizer
+
+
+def test_ways_of_combining_periods_are_compared_at_the_rates_of_full():
+    config = load(Config, SETTINGS, {}, []).config
+    rates = VARIANTS["full"].applied(config).actr.optimizer
+    assert rates != config.actr.optimizer
+    for name in VARIANTS:
+        if name.startswith("full-"):
+            assert VARIANTS[name].applied(config).actr.optimizer == rates
 
 
 def seed_of(full, joint):
