@@ -6,7 +6,7 @@ import pytest
 
 from monitoring.drift.features import DAY_MS
 from monitoring.drift.settings import DriftConfig, PageHinkleyConfig
-from monitoring.drift.watch import DriftWatch
+from monitoring.drift.watch import DriftWatch, SignalWatch
 from streaming.impressions import ImpressionSchema
 from streaming.market import Market
 from streaming.market_config import MarketConfig
@@ -75,12 +75,18 @@ def test_a_broken_feature_shows_in_its_distances_only():
         assert found.psi["position"] < 0.1 and found.js["score"] < 0.2
 
 
-def test_an_alarm_is_given_once_and_the_signal_begins_anew():
-    watch = DriftWatch(WATCHING, SCHEMA)
-    alarms = run(watch, updates("label-outage"))
-    of_ctr = [a for a in alarms if (a.domain, a.signal) == ("natural", "ctr")]
-    assert len(of_ctr) == 1
-    assert watch.figures().statistics["natural", "ctr", "page_hinkley"] < 12
+def test_after_an_alarm_the_signal_begins_anew():
+    watch = SignalWatch("ad", "ctr", WATCHING)
+    values = [0.1, 0.11, 0.09, 0.1] * 10 + [0.5] * 40
+    alarms = [step for step, value in enumerate(values) if watch.update(step, value)]
+    assert len(alarms) == 1 and 40 < alarms[0] < 45
+
+    watch = SignalWatch("ad", "ctr", WATCHING)
+    for step, value in enumerate(values[: alarms[0] + 1 + 8]):
+        watch.update(step, value)  # two steps a day: four days are no baseline yet
+    assert math.isnan(watch.statistics()["page_hinkley"])
+    watch.update(alarms[0] + 9, 0.5)
+    assert watch.statistics()["page_hinkley"] < 1
 
 
 @pytest.mark.parametrize("cut", [1, 7, 31, 34, 40])
