@@ -9,7 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 from kafka import TopicPartition
-from kafka.errors import CoordinatorNotAvailableError, NotCoordinatorError
+from kafka.errors import (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    NotCoordinatorError,
+)
 from log_support import SCHEMA, START_MS, contents, drain, ids, impressions, own_topics, write_log
 from tests_support import eventually
 
@@ -27,6 +31,11 @@ from streaming.topics import TopicsConfig
 from streaming.writer import KafkaWriteError, RecordWriter
 
 PROMPT = ReaderConfig(idle_partition_seconds=0.4)
+COORDINATOR_NOT_READY = (  # of a new broker
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    NotCoordinatorError,
+)
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +278,7 @@ def test_commits_follow_for_dashboards_and_are_not_read_back(kafka, topics, writ
             with contextlib.closing(kafka_clients.admin(kafka)) as client:
                 try:
                     offsets = client.list_group_offsets([group])[group]
-                except (CoordinatorNotAvailableError, NotCoordinatorError):  # on a new broker
+                except COORDINATOR_NOT_READY:
                     return False
             found = {tp.partition: meta.offset for tp, meta in offsets.items()}
             return found == {p: pos.offset for p, pos in batches[-1].positions.items()}
