@@ -75,8 +75,8 @@ def _distances() -> list[Any]:
             "Drifted features: PSI of now",
             Query("topk(12, ecdctr_drift_psi_ratio)", "{{domain}} {{feature}}", True),
             Look("none", decimals=3, steps=_PSI, low=0),
-            "The twelve that have moved most against the reference. FeatureDrift watches those that "
-            "do not turn over by nature; new items and creatives always do.",
+            "The twelve that have moved most against the reference. FeatureDrift watches those "
+            "that do not turn over by nature; new items and creatives always do.",
         ),
         lines(
             "Jensen-Shannon distance from the reference",
