@@ -28,7 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "monitor": ("monitoring.monitor", "Watch the quality of all levels' predictions."),
     "status": ("monitoring.status", "Show every process of a run directory, live."),
     "targets": ("monitoring.targets", "Tell Prometheus where a run directory's processes are."),
-    "demo": ("monitoring.demo", "Kafka, market and trainer together, with a live view."),
+    "demo": ("monitoring.demo", "Everything together on a synthetic market, with a live view."),
 }
 """Sub-command to the module that holds its `command`, and its line of help."""
 

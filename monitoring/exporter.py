@@ -123,7 +123,7 @@ def _handler(
             elif path == "/" and page is not None:
                 self._answer(200, HTML, page().encode())
             else:
-                self._answer(404, TEXT, b"only /metrics and /healthz\n")
+                self._answer(404, TEXT, b"there are /, /metrics and /healthz\n")
 
         def _answer(self, status: int, content_type: str, body: bytes) -> None:
             self.send_response(status)

@@ -108,11 +108,10 @@ class LevelLedger:
         return rows, unreadable
 
     def _rows(self, record: Record) -> pa.RecordBatch:
+        since = appended_at(record.headers)
         if record.value is None:
             raise ValueError("a tombstone")
-        since = appended_at(record.headers)
         rows = self.seen.of_record(record.value, record.headers)
-        _require_usable(rows)
         if rows.num_rows and since is not None:
             version = int(rows.column("model_version")[0].as_py())
             self.freshness.predicted(version, since, record.timestamp)
@@ -127,9 +126,11 @@ class LevelLedger:
         if record.key != self.level.encode() or record.value is None:
             return
         try:
-            version = int(json.loads(record.value)["version"])
-        except (TypeError, KeyError) as error:
+            version = json.loads(record.value)["version"]
+        except (TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"not an announcement: {error}") from None
+        if type(version) is not int or not 0 <= version <= 2**53:
+            raise ValueError("not an announcement: its version is no count of batches")
         if self.published is None or version > self.published[0]:
             self.published = version, record.timestamp
         self.quality.announce(version, record.timestamp)
@@ -163,14 +164,6 @@ class LevelLedger:
         self.seen.repeated = facts["repeated"]
         self.freshness = Freshness.from_state(facts["freshness"])
         self.published = tuple(facts["published"]) if facts["published"] else None
-
-
-def _require_usable(rows: pa.RecordBatch) -> None:
-    """Raises ValueError: what is no prediction must not end the monitor, again and again."""
-    if rows.num_rows:
-        p, click = rows.column("probability").to_numpy(), rows.column("click").to_numpy()
-        if not (p.min() >= 0 and p.max() <= 1 and click.min() >= 0 and click.max() <= 1):
-            raise ValueError("a probability or a click outside 0..1")
 
 
 class Ledger:

@@ -71,6 +71,7 @@ class LevelQuality:
         self._first = 2**62  # least event time seen, ms
         self._horizon = 0  # steps before it belong to no window that may change
         self._versions: dict[int, int] = {}  # of the last announcements, to wall clock, ms
+        self._reached = 0  # greatest version of a prediction; those announced beyond it wait
         self._oldest = 0  # version of which, and of all later ones, every prediction is held
         self._points: dict[int, dict[int, WindowPoint]] = {w: {} for w in config.windows_ms}
         self._changed: dict[int, set[int]] = {w: set() for w in config.windows_ms}
@@ -102,6 +103,7 @@ class LevelQuality:
             self._count_late(source, rows.event_time[source_N == source])
         self._time.note(partition, rows.event_time)
         self._first = min(self._first, int(rows.event_time.min()))
+        self._reach(int(rows.version.max()))
         for version in rows.version[np.flatnonzero(np.diff(rows.version, prepend=-1))].tolist():
             self._stale.add(self._generation_of(version))
         for step, part in self._held.rows.split(rows):
@@ -116,13 +118,28 @@ class LevelQuality:
         """``version`` was published at ``at``, ms; once again changes nothing."""
         if version in self._versions or version < self._oldest:
             return
-        self._stale.add(self._generation_of(version))
-        self._stale.add(version)
+        if version <= self._reached:
+            self._stale |= {self._generation_of(version), version}
         self._versions[version] = at
-        for old in sorted(self._versions)[: -self._config.generations]:
-            del self._versions[old]
+        self._retire()
+
+    def _reach(self, version: int) -> None:
+        """A prediction of ``version`` was read: what was announced up to there counts now.
+
+        Predictions may be read long after the announcements, which must not take the place
+        of versions whose predictions are there.
+        """
+        if version <= self._reached:
+            return
+        begun = {v for v in self._versions if self._reached < v <= version}
+        self._stale |= {self._generation_of(self._reached), *begun}
+        self._reached = version
+        self._retire()
+
+    def _retire(self) -> None:
         kept = self._boundaries()
         self._oldest = kept[0]
+        self._versions = {v: at for v, at in self._versions.items() if v >= self._oldest}
         self._generations = {v: g for v, g in self._generations.items() if v in kept}
         self._stale &= set(kept)
 
@@ -151,7 +168,7 @@ class LevelQuality:
 
     def _boundaries(self) -> list[int]:
         """First versions of the generations that are held."""
-        known = sorted(v for v in {0, *self._versions} if v >= self._oldest)
+        known = sorted(v for v in {0, *self._versions} if self._oldest <= v <= self._reached)
         return known[-self._config.generations :]
 
     def _generation_of(self, version: int) -> int:
@@ -253,6 +270,7 @@ class LevelQuality:
                     self._first,
                     self._horizon,
                     self._oldest,
+                    self._reached,
                     self.predictions,
                     self.late,
                 ]
@@ -273,9 +291,10 @@ class LevelQuality:
         for window in self._points:
             self._points[window] = _as_points(window, state[f"points.{window}"])
             self._changed[window] = set(state[f"changed.{window}"].tolist())
-        first, horizon, oldest, predictions, late = state["scalars"].tolist()
+        first, horizon, oldest, reached, predictions, late = state["scalars"].tolist()
         self._first, self._horizon = first, horizon
-        self._oldest, self.predictions, self.late = oldest, predictions, late
+        self._oldest, self._reached = oldest, reached
+        self.predictions, self.late = predictions, late
 
 
 def measured(rows: Predicted) -> WindowMetrics:

@@ -68,10 +68,8 @@ def monitor(
             lambda: Ledger(config.monitor, _LEVELS, config.impressions, observers(registry)),
             state_dir(config.run_dir),
         )
-        click.echo(
-            f"monitor: {'going on from its checkpoint' if going_on else 'from the logs beginning'}"
-            f"; page at {exporter.url.removesuffix('metrics')}"
-        )
+        where = "going on from its checkpoint" if going_on else "from the beginning of the logs"
+        click.echo(f"monitor: {where}; page at {exporter.url.removesuffix('metrics')}")
         try:
             _Monitor(config, kafka, ledger, telemetry, liveness, stopping, stack).run()
         except UserError:
@@ -139,11 +137,10 @@ class _Monitor:
     def run(self) -> None:
         with self._save.turn():
             pass  # the first one is due after a while
-        try:
-            while not self._stopping.is_set():
-                self._turn()
-        finally:
-            self.save()
+        while not self._stopping.is_set():
+            self._turn()
+        # Not after an error: the state may be half of what a turn would have made of it.
+        self.save()
 
     def _turn(self) -> None:
         self._liveness.mark()

@@ -118,7 +118,7 @@ def _read(path: Path) -> Process | None:
             metrics_url=str(entry["metrics_url"]),
             alive=_alive(int(entry["pid"]), float(entry["created_at"])),
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
 
 

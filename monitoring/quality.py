@@ -160,7 +160,7 @@ class QualityFollower:
 
     def _take(self, record: Any) -> None:
         try:
-            rows = self._filter.of_record(record.value, record.headers)
+            rows = self._filter.of_record(record.value or b"", record.headers)
         except ValueError:
             self.unreadable += 1
             return

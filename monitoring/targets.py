@@ -22,7 +22,11 @@ def command(loaded: Loaded[Config]) -> None:
 
     Once, for the processes that run now; a demo keeps it up to date.
     """
-    click.echo(str(write_targets(loaded.config.run_dir)))
+    run_dir = loaded.config.run_dir
+    if not run_dir.is_dir():
+        raise UserError(f"there is no run directory {run_dir}; name another with --run-dir")
+    path = write_targets(run_dir)
+    click.echo(f"{path}: {len(targets(running(run_dir)))} processes")
 
 
 def write_targets(run_dir: Path) -> Path:
@@ -50,7 +54,15 @@ def write_targets(run_dir: Path) -> Path:
 def targets(processes: list[Process]) -> list[dict[str, Any]]:
     """One target with the label `process` for each process that serves metrics."""
     return [
-        {"targets": [urlsplit(process.metrics_url).netloc], "labels": {"process": process.name}}
+        {"targets": [address], "labels": {"process": process.name}}
         for process in processes
-        if process.metrics_url
+        if (address := _address(process.metrics_url))
     ]
+
+
+def _address(url: str) -> str:
+    """Host and port; empty: there is none."""
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return ""

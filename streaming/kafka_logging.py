@@ -32,6 +32,9 @@ _REFUSAL = re.compile(r"Authenti|Authoriz|Sasl|SASL|Ssl|SSL|CERTIFICATE|certific
 # "<KafkaConnection node_id=1 host=[127.0.0.1:22215<-40864] ...>: ": another at every attempt.
 _LABEL = re.compile(r"<Kafka.*?>(?=:)")
 
+# Its own event loop was held up: so it is on any busy machine.
+_BUSY = re.compile(r"^Task .* ran for [0-9.]+s \(>")
+
 _LOGGERS = (
     "kafka.client",
     "kafka.cluster",
@@ -83,7 +86,7 @@ class SayOnce(logging.Filter):
             if record.name == _CONNECTS and message.endswith(": Connected"):
                 self._connected()
             return logging.getLogger().isEnabledFor(record.levelno)
-        if self._overheard(message) or _CLOSED.search(message):
+        if self._overheard(message) or _CLOSED.search(message) or _BUSY.search(message):
             return False
         if _CONNECTION.search(message) and not is_refusal(message):
             self._lost()

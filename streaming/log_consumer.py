@@ -83,7 +83,9 @@ class LogConsumer:
 
     def _share(self, rank: int, world_size: int) -> list[int]:
         deadline = time.monotonic() + TOPIC_SECONDS
-        while not (known := self._client.partitions_for_topic(self._topic)):
+        while not (known := self._known()):
+            if self.away and not self._stopping():
+                deadline = time.monotonic() + TOPIC_SECONDS
             if self._stopping() or time.monotonic() > deadline:
                 raise UserError(
                     f"no topic '{self._topic}' at {self._kafka.bootstrap_servers}: "
@@ -97,6 +99,16 @@ class LogConsumer:
                 f"{world_size} ranks: start fewer ranks"
             )
         return own
+
+    def _known(self) -> set[int] | None:
+        """The topic's partitions; None: there are none, or the broker is away."""
+        try:
+            known: set[int] | None = self._client.partitions_for_topic(self._topic)
+        except KafkaError as error:
+            self._bear(error)
+            return None
+        self.away = False
+        return known
 
     # -- positions --------------------------------------------------------------------
 

@@ -47,6 +47,18 @@ Headers = list[tuple[str, bytes]]
 
 APPENDED_AT = "appended-at"
 
+_LATEST = ImpressionSchema().max_event_time
+_MOST = 2**53  # of numbers that others read as floats
+_POSSIBLE: dict[str, tuple[float, float]] = {
+    "event_time": (0, _LATEST),
+    "probability": (0, 1),
+    "click": (0, 1),
+    "model_version": (0, _MOST),
+    "source_partition": (0, 2**31 - 1),
+    "source_offset": (0, 2**62),
+    "source_row": (0, 2**31 - 1),
+}
+
 MAX_ROWS = 8_192
 """Impressions in a record, about 61 bytes each."""
 
@@ -145,17 +157,31 @@ def decode_predictions(value: bytes) -> pa.RecordBatch:
     """The rows of a prediction record, in the schema :data:`PREDICTIONS`.
 
     Raises:
-        ValueError: not a prediction record.
+        ValueError: not a prediction record, or one with values that no prediction has.
     """
+    # Damaged bytes surface as almost any exception, as with impressions.
     try:
         with pa.ipc.open_stream(value) as reader:
             table = reader.read_all()
-    except (pa.ArrowException, TypeError) as error:
+        table.validate(full=True)
+    except Exception as error:
         raise ValueError(f"not an Arrow stream of predictions: {error}") from None
     if table.schema != PREDICTIONS:
         raise ValueError(f"columns of a prediction record expected, found {table.schema.names}")
     batches = table.combine_chunks().to_batches()
-    return batches[0] if batches else PREDICTIONS.empty_table().to_batches()[0]
+    rows = batches[0] if batches else PREDICTIONS.empty_table().to_batches()[0]
+    if rows.num_rows:
+        _require_possible(rows)
+    return rows
+
+
+def _require_possible(rows: pa.RecordBatch) -> None:
+    if any(column.null_count for column in rows.columns):
+        raise ValueError("a null in a prediction record")
+    for name, (least, greatest) in _POSSIBLE.items():
+        values = rows.column(name).to_numpy()
+        if not (values.min() >= least and values.max() <= greatest):  # NaN is neither
+            raise ValueError(f"{name} of a prediction record is outside {least} to {greatest}")
 
 
 def source_range(headers: Sequence[tuple[str, bytes]]) -> tuple[str, int, Position, Position]:
@@ -171,6 +197,8 @@ def source_range(headers: Sequence[tuple[str, bytes]]) -> tuple[str, int, Positi
         return found["source-topic"].decode(), int(found["source-partition"]), first, last
     except KeyError as error:
         raise ValueError(f"prediction record without the header {error}") from None
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"prediction record with a header without a value: {error}") from None
 
 
 def appended_at(headers: Sequence[tuple[str, bytes]]) -> int | None:
@@ -180,7 +208,11 @@ def appended_at(headers: Sequence[tuple[str, bytes]]) -> int | None:
         ValueError: the header is not a number.
     """
     found = dict(headers).get(APPENDED_AT)
-    return None if found is None else int(found)
+    if found is None:
+        return None
+    if not 0 <= (moment := int(found)) <= _LATEST:
+        raise ValueError(f"no moment: {APPENDED_AT} {found[:40]!r}")
+    return moment
 
 
 class SourceFilter:
@@ -239,5 +271,20 @@ class SourceFilter:
         Raises:
             ValueError: not a prediction record.
         """
-        topic, _, _, _ = source_range(headers)
-        return self.new(topic, decode_predictions(value))
+        topic, partition, first, last = source_range(headers)
+        rows = decode_predictions(value)
+        # Rows beyond what the record says of itself would have later ones taken for repeats.
+        if rows.num_rows and not _within(rows, partition, first, last):
+            raise ValueError("rows of a prediction record are from elsewhere than its headers say")
+        return self.new(topic, rows)
+
+
+def _within(rows: pa.RecordBatch, partition: int, first: Position, last: Position) -> bool:
+    partition_B = rows.column("source_partition").to_numpy()
+    offset_B, row_B = (rows.column(name).to_numpy() for name in ("source_offset", "source_row"))
+    ends = [Position(int(offset_B[i]), int(row_B[i])) for i in (0, -1)]
+    return (
+        ends == [first, last]
+        and bool((partition_B == partition).all())
+        and bool((np.diff(offset_B) >= 0).all())
+    )

@@ -30,7 +30,7 @@ class KswinConfig(Section):
     """Signals that it watches; none: off."""
     alpha: float = Field(0.001, gt=0, lt=1)
     """Significance of its Kolmogorov-Smirnov test."""
-    window: int = Field(60, ge=4)
+    window: int = Field(60, ge=4, le=100_000)
     """Values it looks back over."""
     recent: int = Field(12, ge=2)
     """Newest values, which it compares with as many older ones drawn at random."""
@@ -47,9 +47,9 @@ class KswinConfig(Section):
 class PageHinkleyConfig(Section):
     signals: tuple[Signal, ...] = ("log_loss", "calibration")
     """Signals that it watches; none: off."""
-    delta: float = Field(0.5, ge=0)
+    delta: float = Field(0.5, ge=0, le=1e6)
     """Difference from the mean that is nothing, standard deviations."""
-    threshold: float = Field(6.0, gt=0)
+    threshold: float = Field(6.0, gt=0, le=1e6)
     """Sum of differences beyond that which is an alarm, standard deviations."""
 
 
@@ -62,7 +62,7 @@ class DriftConfig(Section):
     """Event time from one value of a signal to the next; a divisor of 24."""
     min_impressions: int = Field(100, ge=1)
     """A step with fewer has no value."""
-    baseline_days: int = Field(14, ge=2)
+    baseline_days: int = Field(14, ge=2, le=366)
     """A value is compared with those of the same time of day of this many days."""
     warm_up_days: int = Field(5, ge=2)
     """Fewer days than this are no baseline yet, nor again after an alarm."""
@@ -70,7 +70,7 @@ class DriftConfig(Section):
     kswin: KswinConfig = KswinConfig()
     page_hinkley: PageHinkleyConfig = PageHinkleyConfig()
 
-    reference_days: int = Field(7, ge=1)
+    reference_days: int = Field(7, ge=1, le=366)
     """Features of a day are compared with those of this many days before it."""
     hash_buckets: int = Field(64, ge=2, le=4096)
     """Buckets that ids and categories are hashed into to be compared."""

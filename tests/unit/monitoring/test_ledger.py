@@ -14,7 +14,7 @@ from monitoring.ledger import Ledger
 from monitoring.monitor_settings import MonitorConfig
 from monitoring.watermark import NEVER, Watermark
 from streaming.codec import encode
-from streaming.predictions import encode_predictions
+from streaming.predictions import decode_predictions, encode_predictions
 
 CONFIG = MonitorConfig(windows_seconds=(60, 300), generations=3)
 
@@ -135,6 +135,82 @@ def test_a_model_that_predicts_nonsense_does_not_end_the_monitor(bad):
     ):
         ledger.predictions("p", "actr", partition, [record(value, headers)], 1)
     assert ledger.unreadable["p"] == 1 and ledger.told()[0].predictions == 75
+
+
+@pytest.mark.parametrize("value", [b'{"version": 1e400}', b'{"version": "7"}', b'{"version": -5}',
+                                   b'{"version": true}', b'{"version": 9223372036854775808}',
+                                   b"[" * 100_000])  # fmt: skip
+def test_a_version_that_is_no_count_of_batches_is_counted(value):
+    ledger = ledger_of()
+    ledger.announcements("m", "actr", 0, [record(value, key=b"actr")], 1)
+    assert ledger.unreadable["m"] == 1 and ledger.told()[0].published_version is None
+    restarted(ledger)
+
+
+def test_whatever_is_wrong_with_a_record_its_neighbours_count_and_none_is_taken_for_a_repeat():
+    rng = np.random.default_rng(0)
+    ledger, junk = ledger_of(), 0
+    for number in range(40):
+        for partition, good in predicted(number):
+            broken = bytearray(good.value)
+            broken[int(rng.integers(len(broken)))] ^= 1 << int(rng.integers(8))
+            cut = good.value[: int(rng.integers(len(good.value) - 8))]  # its end is optional
+            bad = [record(bytes(broken), good.headers), record(cut, good.headers)]
+            ledger.predictions("p", "actr", partition, [bad[1], good], number + 1)
+            junk += 1
+            restarted(ledger).predictions("p", "actr", partition, [bad[0]], number + 2)
+    (actr, _) = ledger.told()
+    assert actr.predictions == 4_000 and actr.repeated == 0
+    assert ledger.unreadable["p"] == junk
+
+
+def test_a_refused_record_does_not_move_what_counts_as_seen():
+    ledger = ledger_of()
+    for partition, good in predicted(0):
+        rows = decode_predictions(good.value)
+        names = rows.schema.names
+        for name, value in (
+            ("source_offset", 2**60),
+            ("probability", np.nan),
+            ("event_time", 10**16),
+        ):
+            column = pa.array(np.full(len(rows), value), rows.schema.field(name).type)
+            wrong = rows.set_column(names.index(name), rows.schema.field(name), column)
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, wrong.schema) as writer:
+                writer.write_batch(wrong)
+            bad = record(sink.getvalue().to_pybytes(), good.headers)
+            ledger.predictions("p", "actr", partition, [bad], 1)
+        ledger.predictions("p", "actr", partition, [good], 2)
+    (actr, _) = ledger.told()
+    assert (actr.predictions, actr.repeated, ledger.unreadable["p"]) == (100, 0, 12)
+
+
+@pytest.mark.parametrize("name", ["source-topic", "source-partition", "appended-at", "last-row"])
+@pytest.mark.parametrize("value", [None, b"", b"9" * 4_000, b"x"])
+def test_headers_that_say_nothing_are_counted(name, value):
+    ledger = ledger_of()
+    for partition, good in predicted(0):
+        headers = [(n, value if n == name else v) for n, v in good.headers]
+        ledger.predictions("p", "actr", partition, [record(good.value, headers)], 1)
+    told = ledger.told()[0]
+    read = 100 if name == "source-topic" and value is not None else 0
+    read = 100 if name == "appended-at" and value is None else read
+    assert told.predictions == read and ledger.unreadable["p"] == (0 if read else 4)
+
+
+def test_versions_announced_far_ahead_of_the_predictions_read_retire_nothing():
+    ledger = ledger_of()
+    for version in range(10, 400, 10):
+        say = record(json.dumps({"version": version}).encode(), key=b"actr")
+        ledger.announcements("m", "actr", 0, [say], 1)
+    for number in range(25):
+        for partition, found in predicted(number):
+            ledger.predictions("p", "actr", partition, [found], number + 1)
+    generations = ledger.told()[0].quality.generations
+    assert [g.version for g in generations] == [0, 10, 20]
+    assert sum(g.metrics.impressions for g in generations) == 2_500
+    assert restarted(ledger).told()[0].quality.generations == generations
 
 
 def test_an_empty_arrow_record_is_no_prediction():

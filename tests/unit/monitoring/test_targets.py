@@ -7,8 +7,8 @@ from tests_support import run_ecdctr
 from config import Config
 from errors import UserError
 from monitoring.demo import DEMO_CONFIG, MARKER, Demo
-from monitoring.processes import Registration
-from monitoring.targets import write_targets
+from monitoring.processes import Process, Registration
+from monitoring.targets import targets, write_targets
 from settings import load
 
 
@@ -54,7 +54,18 @@ def test_a_folder_that_cannot_be_written_is_the_users_to_mend(tmp_path):
 def test_the_command_says_where_the_file_is(tmp_path):
     done = run_ecdctr("targets", "--run-dir", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(tmp_path / "prometheus" / "targets.json")
+    assert done.stdout.strip() == f"{tmp_path / 'prometheus' / 'targets.json'}: 0 processes"
+
+
+def test_a_run_directory_that_is_not_there_is_not_made(tmp_path):
+    done = run_ecdctr("targets", "--run-dir", str(tmp_path / "mistyped"))
+    assert (done.returncode, done.stdout) == (2, "") and "mistyped" in done.stderr
+    assert not (tmp_path / "mistyped").exists()
+
+
+def test_a_process_without_a_sound_address_is_no_target():
+    odd = Process("w", 1, 1.0, 1.0, "http://[::1", True)
+    assert targets([odd]) == []
 
 
 def test_who_was_stopped_with_a_demo_is_no_target_any_more(tmp_path):
