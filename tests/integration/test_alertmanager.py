@@ -60,6 +60,14 @@ def test_a_gone_process_explains_its_levels_stale_model_and_lag_only(alertmanage
 
 
 def test_pages_and_tickets_go_different_ways(alertmanager):
-    found = alertmanager.get("/api/v2/alerts")
-    ways = {(a["labels"]["severity"], r["name"]) for a in found for r in a["receivers"]}
+    sent = [alert("GaucUndefined", "page", level="cpm"), alert("CalibrationOff", level="cpm")]
+    alertmanager.post("/api/v2/alerts", sent)
+    names = {one["labels"]["alertname"] for one in sent}
+
+    def found():
+        known = alertmanager.get("/api/v2/alerts")
+        return [one for one in known if one["labels"]["alertname"] in names]
+
+    eventually(lambda: len(found()) == len(sent), 30, "both arrived")
+    ways = {(a["labels"]["severity"], r["name"]) for a in found() for r in a["receivers"]}
     assert ways == {("page", "page"), ("ticket", "ticket")}
