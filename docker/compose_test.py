@@ -30,7 +30,7 @@ OURS = "ecdctr:test"
 TRAINERS = ("train-tpm", "train-cpm", "train-actr")
 LASTING = ("kafka", *TRAINERS, "refresher", "monitor", "prometheus", "alertmanager")
 TRUST = "/etc/ssl/certs/ca-certificates.crt"
-DAYS, RATE = 12, 3000
+DAYS, RATE = 8, 3000
 ADS_A_DAY, BATCH = 4_400, 256  # of configs/demo.toml
 BASES = {
     "ecdctr-base:test": "python3,python3-venv,ca-certificates",
