@@ -168,9 +168,10 @@ def _transfer(snapshot: Snapshot) -> list[Text]:
     made = Text()
     for level in snapshot.levels:
         if not math.isnan(level.history):
-            age = text.seconds(level.history_age_seconds)
+            age = level.history_age_seconds
+            since = f"{text.seconds(age)} old" if not age < 0 else f"{text.seconds(-age)} ahead"
             made.append(f"{level.level} history ", style="dim")
-            made.append(f"{text.percent(level.history)}, {age} old  ", style="default")
+            made.append(f"{text.percent(level.history)}, {since}  ", style="default")
     if snapshot.hand_downs:
         made.append("hand-downs ", style="dim")
         made.append(f"{len(snapshot.hand_downs)}, {_effects(snapshot)}", style="default")

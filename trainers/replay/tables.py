@@ -112,10 +112,14 @@ def text_of(key: str, value: Any) -> str:
 
 
 def terminal(title: str, rows: list[Row]) -> Table:
+    """What fits a terminal; what each level spent is in the files."""
     table = Table(title=title, title_justify="left")
-    for key in rows[0]:
+    keys = [key for key in rows[0] if not key.endswith(("_samples", "_seconds", "_bytes"))]
+    for key in keys:
         right = not isinstance(rows[0][key], str)
-        table.add_column(key.replace("_", " "), justify="right" if right else "left")
+        least = max(len(text_of(key, row[key])) for row in rows)
+        heading = key.replace("_", " ")
+        table.add_column(heading, justify="right" if right else "left", min_width=least)
     for row in rows:
-        table.add_row(*(text_of(key, value) for key, value in row.items()))
+        table.add_row(*(text_of(key, row[key]) for key in keys))
     return table
