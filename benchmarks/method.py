@@ -1,11 +1,13 @@
 """What each variant of the method is worth, over several markets: tuned alike, then compared.
 
     python -m benchmarks.method tune --seeds 101,102
+    python -m benchmarks.method tune-bias --seeds 101,102
     python -m benchmarks.method compare --markets standard,conflict --seeds 1,2,3,4,5
 
 `tune` runs every variant with the same grid of A-CTR's learning rates on markets of seeds that
 nothing else is reported of, and prints for each the pair with the best mean GAUC, as
-`[replay.rates]` of configs/replay.toml. `compare` runs all variants as they are configured
+`[replay.rates]` of configs/replay.toml. `tune-bias` does the same with the rate of the output's
+bias, beside the rates that are configured there. `compare` runs all variants as they are configured
 there, and prints GAUC over the last half, means over seeds, and differences from `full` with
 95 % intervals (Student's t over the seeds). What is finished is kept in --out and not done
 again, so a run may be interrupted, and seeds added. One thread a process, for the same bits.
@@ -34,61 +36,60 @@ from trainers.replay.plan import VARIANTS, Variant
 from trainers.replay.run import Replay
 
 NAMES = tuple(name for name in VARIANTS if not name.startswith("full-"))
-TABLE_RATES = ("0.01", "0.1")
-DENSE_RATES = ("0.0001", "0.001", "0.003")
+Grid = dict[str, tuple[str, ...]]  # a learning rate and what to try for it
+WEIGHTS: Grid = {
+    "table_learning_rate": ("0.01", "0.1"),
+    "dense_learning_rate": ("0.0001", "0.001", "0.003"),
+}
+BIAS: Grid = {"bias_learning_rate": ("0", "0.01")}
+GRIDS = {"tune": WEIGHTS, "tune-bias": BIAS}
 SETTINGS = Path("configs/replay.toml")
 REFERENCE = "full"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", choices=("tune", "compare"))
+    parser.add_argument("what", choices=(*GRIDS, "compare"))
     parser.add_argument("--markets", type=_words, default=None)
     parser.add_argument("--seeds", type=_words, default=None)
     parser.add_argument("--variants", type=_words, default=NAMES)
     parser.add_argument("--out", type=Path, default=Path("run/method"))
     chosen = parser.parse_args()
-    tuning = chosen.what == "tune"
+    tuning = chosen.what in GRIDS
     markets = chosen.markets or (("standard",) if tuning else ("standard", "conflict"))
     seeds = chosen.seeds or (("101", "102") if tuning else ("1", "2", "3", "4", "5"))
     config = load(Config, SETTINGS, {}, []).config
     logs = [(market, seed) for seed in seeds for market in markets]
     if tuning:
-        tune(config, logs, chosen.variants, chosen.out)
+        tune(config, logs, chosen.variants, GRIDS[chosen.what], chosen.out)
     else:
         compare(config, logs, chosen.variants, chosen.out)
 
 
-def tune(config: Config, logs: list[tuple[str, str]], names: Sequence[str], out: Path) -> None:
+def tune(
+    config: Config, logs: list[tuple[str, str]], names: Sequence[str], grid: Grid, out: Path
+) -> None:
     """Print the best of the grid for each variant, by the mean GAUC over ``logs``."""
-    found: dict[str, dict[tuple[str, str], list[float]]] = {name: {} for name in names}
-    for market, seed in logs:
-        for name in names:  # one at a time: what is judged together is held in memory together
-            tries = dict(tries_of(VARIANTS[name]))
+    for name in names:
+        found: dict[tuple[str, ...], list[float]] = {}
+        tries = dict(tries_of(VARIANTS[name], grid))
+        for market, seed in logs:  # one variant at a time: what is judged together is in memory
             figures = run(config, market, seed, tuple(tries.values()), out)
             for point, line in zip(tries, figures.lines, strict=True):
-                found[name].setdefault(point, []).append(line.gauc)
-    means = {
-        name: {point: statistics.mean(values) for point, values in points.items()}
-        for name, points in found.items()
-    }
-    for name, points in means.items():
-        print(f"\n{name}: " + ", ".join(f"{t}/{d} {g:.4f}" for (t, d), g in points.items()))
-        table, dense = max(points, key=points.__getitem__)
-        print(f"[replay.rates.{name}]\ntable_learning_rate = {table}")
-        print(f"dense_learning_rate = {dense}", flush=True)
+                found.setdefault(point, []).append(line.gauc)
+        means = {point: statistics.mean(values) for point, values in found.items()}
+        print(f"\n{name}: " + ", ".join(f"{'/'.join(p)} {g:.4f}" for p, g in means.items()))
+        best = max(means, key=means.__getitem__)
+        lines = [f"{rate} = {value}" for rate, value in zip(grid, best, strict=True)]
+        print("\n".join([f"[replay.rates.{name}]", *lines]), flush=True)
 
 
-def tries_of(variant: Variant) -> Iterator[tuple[tuple[str, str], Variant]]:
-    """The rates, of tables and of dense weights, and ``variant`` with them."""
-    for table, dense in itertools.product(TABLE_RATES, DENSE_RATES):
-        rates = (
-            ("actr.optimizer.table_learning_rate", table),
-            ("actr.optimizer.dense_learning_rate", dense),
-        )
-        name = f"{variant.name} {table} {dense}"
-        settings = (*variant.settings, *rates)
-        yield (table, dense), dataclasses.replace(variant, name=name, settings=settings)
+def tries_of(variant: Variant, grid: Grid) -> Iterator[tuple[tuple[str, ...], Variant]]:
+    """Each point of the grid, and ``variant`` with it."""
+    for point in itertools.product(*grid.values()):
+        rates = ((f"actr.optimizer.{r}", v) for r, v in zip(grid, point, strict=True))
+        name = " ".join([variant.name, *point])
+        yield point, dataclasses.replace(variant, name=name, settings=(*variant.settings, *rates))
 
 
 def compare(config: Config, logs: list[tuple[str, str]], names: Sequence[str], out: Path) -> None:

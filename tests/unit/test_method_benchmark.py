@@ -1,24 +1,25 @@
 """The pure part of the method's benchmark: the tries of a variant, and the table over seeds."""
 
+import math
 from types import SimpleNamespace
 
-from benchmarks.method import DENSE_RATES, SETTINGS, TABLE_RATES, rows, tries_of
+import pytest
+
+from benchmarks.method import BIAS, SETTINGS, WEIGHTS, rows, tries_of
 from config import Config
 from settings import load
 from trainers.replay.plan import VARIANTS
 
 
-def test_every_variant_gets_the_same_tries_and_keeps_what_it_is_named_for():
+@pytest.mark.parametrize("grid", [WEIGHTS, BIAS])
+def test_every_variant_gets_the_same_tries_and_keeps_what_it_is_named_for(grid):
     for name in ("full", "joint"):
-        tries = dict(tries_of(VARIANTS[name]))
-        assert len(tries) == len(TABLE_RATES) * len(DENSE_RATES)
-        for (table, dense), variant in tries.items():
+        tries = dict(tries_of(VARIANTS[name], grid))
+        assert len(tries) == math.prod(map(len, grid.values()))
+        for point, variant in tries.items():
             config = variant.applied(Config())
-            rates = config.actr.optimizer
-            assert (rates.table_learning_rate, rates.dense_learning_rate) == (
-                float(table),
-                float(dense),
-            )
+            rates = config.actr.optimizer.model_dump()
+            assert [rates[rate] for rate in grid] == [float(value) for value in point]
             assert config.actr.transfer == VARIANTS[name].applied(Config()).actr.transfer
             assert config.cpm.optimizer == Config().cpm.optimizer
 
