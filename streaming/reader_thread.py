@@ -27,8 +27,6 @@ from streaming.log_gap import Gap
 from streaming.reader_config import ReaderConfig
 from streaming.silence import Silence
 
-"""Optional header of an impression record: when it was written, wall clock, ms."""
-
 _MAX_PROBE_SECONDS = 4.0  # between two questions to a broker that is away
 
 
