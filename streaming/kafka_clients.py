@@ -87,15 +87,21 @@ def admin(kafka: KafkaConfig, **more: Any) -> KafkaAdminClient:
 def _build(kind: type[Client], kafka: KafkaConfig, more: Mapping[str, Any]) -> Client:
     settings = client_settings(kind, kafka, more)
     quiet_kafka_python()
-    wait_for_broker(kafka, CONNECT_SECONDS)
-    with overhear() as complaints:
-        try:
-            return kind(**settings)
-        except Exception as error:  # a setting of the wrong type raises wherever it is first used
-            raise UserError(
-                f"Kafka at {kafka.bootstrap_servers} cannot be used: {_reason(error, complaints)}; "
-                f"see kafka.security_protocol and kafka.options"
-            ) from error
+    deadline = time.monotonic() + max(CONNECT_SECONDS, kafka.start_wait_seconds)
+    while True:
+        wait_for_broker(kafka, max(0.0, deadline - time.monotonic()))
+        with overhear() as complaints:
+            try:
+                return kind(**settings)
+            except Exception as error:  # a setting of the wrong type raises wherever it is used
+                reason = _reason(error, complaints)
+                # A broker may go away between its answer and the client's first question.
+                if "ECONNREFUSED" in reason and time.monotonic() < deadline:
+                    continue
+                raise UserError(
+                    f"Kafka at {kafka.bootstrap_servers} cannot be used: {reason}; "
+                    f"see kafka.security_protocol and kafka.options"
+                ) from error
 
 
 def _reason(error: Exception, complaints: Sequence[str]) -> str:

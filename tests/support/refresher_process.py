@@ -50,6 +50,7 @@ class Refreshers:
     def start(self, number: int = 1, command: Sequence[str] = ECDCTR) -> subprocess.Popen:
         options = [f"history.{k}={v}" for k, v in self.config.model_dump(mode="json").items()]
         options += [f"topics.{k}={v}" for k, v in self.topics.model_dump().items()]
+        options += [f"kafka.start_wait_seconds={self.kafka.start_wait_seconds}"]
         with self.log(number).open("ab") as output:
             worker = subprocess.Popen(
                 [

@@ -46,6 +46,8 @@ every_batches = 3
 hidden = [16]
 eviction_interval = 4
 ids = { rows = 32 }
+[kafka]
+start_wait_seconds = 60
 [history]
 period_hours = 48
 buckets = 2
@@ -94,7 +96,8 @@ class WholeRun:
         self.kafka = self.broker.config
         self._home = Home(self.nursery, self.kafka, self.topics, self.run_dir, WHOLE_RUN_SETTINGS)
         self.config: Config = configuration(self._home)
-        self._refreshers = Refreshers(self.kafka, self.topics, self.run_dir, self.config.history)
+        patient = self.kafka.model_copy(update={"start_wait_seconds": 60})
+        self._refreshers = Refreshers(patient, self.topics, self.run_dir, self.config.history)
         self._lives: dict[str, Life] = {}
         self._since: dict[str, float] = {}
 

@@ -8,13 +8,22 @@ import socket
 import subprocess
 import sys
 import threading
+from typing import ClassVar
 
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka.errors import KafkaConnectionError
 
 from errors import UserError
 from streaming.connection import KafkaConfig
-from streaming.kafka_clients import addresses, client_settings, consumer, resolve, wait_for_broker
+from streaming.kafka_clients import (
+    _build,
+    addresses,
+    client_settings,
+    consumer,
+    resolve,
+    wait_for_broker,
+)
 from streaming.kafka_process import free_ports
 
 
@@ -57,6 +66,32 @@ def test_a_broker_that_does_not_answer_is_one_line(monkeypatch):
     monkeypatch.setattr("streaming.kafka_clients.CONNECT_SECONDS", 0.1)
     with pytest.raises(UserError, match="no Kafka answers"):
         consumer(config)
+
+
+class Client:
+    """Meets a broker that has just gone away, so often, before it finds one."""
+
+    DEFAULT_CONFIG: ClassVar[dict[str, object]] = {}
+    refused: ClassVar[int] = 0
+
+    def __init__(self, **_):
+        if Client.refused:
+            Client.refused -= 1
+            raise KafkaConnectionError("111 ECONNREFUSED")
+
+
+@pytest.mark.parametrize("patience", [0.0, 30.0])
+def test_a_broker_that_goes_away_as_a_client_is_built_is_waited_for(monkeypatch, patience):
+    monkeypatch.setattr("streaming.kafka_clients.CONNECT_SECONDS", 0.0)
+    monkeypatch.setattr(Client, "refused", 2)
+    with socket.create_server(("127.0.0.1", 0)) as broker:
+        address = f"127.0.0.1:{broker.getsockname()[1]}"
+        config = KafkaConfig(bootstrap_servers=address, start_wait_seconds=patience)
+        if patience:
+            assert isinstance(_build(Client, config, {}), Client)
+        else:
+            with pytest.raises(UserError, match="cannot be used: .*ECONNREFUSED"):
+                _build(Client, config, {})
 
 
 def write_address(run_dir, owner_pid, servers="127.0.0.1:7"):
