@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import re
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,21 +20,15 @@ from monitoring.exporter import Exporter
 from monitoring.processes import Registration
 from monitoring.telemetry import TrainerTelemetry
 from monitoring.window import Window
-from settings import flatten
 from shutdown import stop_event
 from streaming.connection import KafkaConfig
 from streaming.dead_letters import DeadLetter
 from streaming.impressions import Batch
-from streaming.kafka_clients import consumer, one_line, resolve
+from streaming.kafka_clients import one_line, resolve
 from streaming.reader import LogReader
 from streaming.topic_admin import create_topics
 from streaming.writer import RecordWriter
-from trainers.checkpoint import (
-    Checkpoint,
-    CheckpointStore,
-    Progress,
-    require_same_shape,
-)
+from trainers.checkpoint import Checkpoint, CheckpointStore, Progress
 from trainers.features import ModelBatch
 from trainers.history_feed import MARK, feed_of
 from trainers.host_memory import keep_freed_memory
@@ -52,6 +43,7 @@ from trainers.observer import Observer
 from trainers.periods import snapshots_of
 from trainers.publisher import Publisher
 from trainers.ranks import Ranks
+from trainers.resuming import chosen, shape_of, share_of, shared_batch
 from trainers.saver import Saved, Saver, Write
 from trainers.seen import write_seen
 from trainers.state import write_state
@@ -78,7 +70,7 @@ def train(config: Config, name: str, *, until_end: bool = False) -> Progress:
     kafka = resolve(config.kafka, config.run_dir)
     create_topics(kafka, config.topics)
     level = find_level(name, config)
-    _rank_batch(level.config.batch_size, _launched_ranks())  # before ranks meet: all refuse
+    shared_batch(level.config.batch_size, _launched_ranks())  # before ranks meet: all refuse
     with _naming_lost_ranks(), contextlib.ExitStack() as stack:
         trainer = Trainer(config, level, kafka, until_end, stack)
         progress = trainer.run()
@@ -125,8 +117,7 @@ class Trainer:
         self.transfer = transfer_of(level, config, self.learner)
         place = self.learner.place
         self.ranks = Ranks(place.rank, place.world_size)
-        self.rank_batch = _rank_batch(level.config.batch_size, place.world_size)
-        self.shape = _shape(level)
+        self.rank_batch = shared_batch(level.config.batch_size, place.world_size)
         self.store = CheckpointStore(
             config.run_dir / "checkpoints" / level.name, level.config.checkpoint.keep
         )
@@ -152,21 +143,8 @@ class Trainer:
         )
         since = self.progress.marks.get(MARK, 0)
         self.history = feed_of(level, config, kafka, self.registry, self.ranks.rank, since, stack)
-        around = Surroundings(
-            config,
-            kafka,
-            self.ranks,
-            self.writer,
-            self.registry,
-            start=lambda: self.reader.started_at or {},
-            reader_at=lambda before: self._reader_again(config, kafka, before),
-            ready=self._ready,
-            alive=self.observer.liveness.mark,
-            told=self._say,
-            stack=stack,
-        )
         if self.transfer is not None:
-            self.transfer.begin(around, self.progress)
+            self.transfer.begin(self._surroundings(config, kafka, stack), self.progress)
         self._spare = self.learner.snapshot()  # its memory, made before it holds the loop up
         self.failed: str | None = None
         self._handed_over: list[int] = []
@@ -177,10 +155,10 @@ class Trainer:
         self, kafka: KafkaConfig, stack: contextlib.ExitStack
     ) -> tuple[Checkpoint | None, Progress]:
         """Rank 0 chooses the checkpoint, all ranks load it."""
-        found = self._chosen(kafka, stack)
+        found = chosen(self.store, self.level, kafka, self.ranks, stack)
         if found is None:
             return None, Progress(
-                topic=self.level.topic, shape=self.shape, world_size=self.ranks.size
+                topic=self.level.topic, shape=shape_of(self.level), world_size=self.ranks.size
             )
         self.learner.load(found.path)
         if self.transfer is not None:
@@ -188,39 +166,7 @@ class Trainer:
         with contextlib.suppress(FileNotFoundError):  # there may have been fewer ranks then
             self.window = _read_window(found.path, self.ranks.rank, self.window.size)
         log.info("going on from %s, %d impressions", found.path, found.progress.impressions)
-        return found, self._own_share(found.progress)
-
-    def _chosen(self, kafka: KafkaConfig, stack: contextlib.ExitStack) -> Checkpoint | None:
-        """What rank 0 found to go on from; what is wrong with it is raised on every rank."""
-        found, problem = None, None
-        if self.ranks.rank == 0:
-            try:
-                _require_partitions(kafka, self.level.topic, self.ranks.size)
-                _own(self.store, stack)
-                found = self.store.latest()
-                if found is not None:
-                    require_same_shape(found, self.shape)
-                    _require_same_topic(found, self.level.topic)
-            except UserError as error:
-                problem = error
-        found, problem = self.ranks.gather((found, problem))[0]
-        if problem is not None:
-            raise problem
-        return found
-
-    def _own_share(self, whole: Progress) -> Progress:
-        """This rank's part of what a checkpoint says of all ranks.
-
-        Counts are sums: only rank 0 goes on from them. Positions are of the partitions
-        that this rank reads: it must not answer for another's, which move on.
-        """
-        rank, size = self.ranks.rank, self.ranks.size
-        return replace(
-            whole,
-            impressions=whole.impressions if rank == 0 else 0,
-            positions={p: at for p, at in whole.positions.items() if p % size == rank},
-            world_size=size,
-        )
+        return found, share_of(found.progress, self.ranks)
 
     def _reader(self, config: Config, kafka: KafkaConfig) -> LogReader:
         return LogReader(
@@ -266,6 +212,23 @@ class Trainer:
         name = f"train-{self.level.name}{suffix}"
         stack.enter_context(Registration(config.run_dir, name, exporter.url))
         return observer
+
+    def _surroundings(
+        self, config: Config, kafka: KafkaConfig, stack: contextlib.ExitStack
+    ) -> Surroundings:
+        return Surroundings(
+            config,
+            kafka,
+            self.ranks,
+            self.writer,
+            self.registry,
+            start=lambda: self.reader.started_at or {},
+            reader_at=lambda before: self._reader_again(config, kafka, before),
+            ready=self._ready,
+            alive=self.observer.liveness.mark,
+            told=self._say,
+            stack=stack,
+        )
 
     def _give_up_writing(self) -> threading.Event:
         """Once told to stop, wait only so long for a Kafka that is away."""
@@ -380,63 +343,6 @@ class Trainer:
         self.reader.commit(saved.progress.positions)
         if saved.checkpoint is not None:
             self.publisher.model(saved.checkpoint, self.observer.metrics())
-
-
-def _own(store: CheckpointStore, stack: contextlib.ExitStack) -> None:
-    """Keep every other trainer out of the checkpoints' folder, then clear it of leftovers."""
-    try:
-        store.directory.mkdir(parents=True, exist_ok=True)
-        lock = stack.enter_context((store.directory / ".lock").open("a"))
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        store.prepare()
-    except BlockingIOError:
-        raise UserError(
-            f"another trainer keeps its checkpoints in {store.directory}; "
-            "stop it, or take another --run-dir"
-        ) from None
-    except OSError as error:
-        raise UserError(
-            f"{store.directory} cannot hold checkpoints: {error.strerror}; take another --run-dir"
-        ) from error
-
-
-def _require_same_topic(found: Checkpoint, topic: str) -> None:
-    """Positions say nothing about another topic."""
-    if found.progress.topic != topic:
-        raise UserError(
-            f"{found.path} learnt from topic '{found.progress.topic}', and now it should be "
-            f"'{topic}'; name that one again, or move the checkpoints away to start anew"
-        )
-
-
-def _require_partitions(kafka: KafkaConfig, topic: str, ranks: int) -> None:
-    if ranks == 1:
-        return
-    with contextlib.closing(consumer(kafka)) as client:
-        found = len(client.partitions_for_topic(topic) or ())
-    if found < ranks:
-        raise UserError(
-            f"topic '{topic}' has {found} partitions, too few for {ranks} ranks: start fewer ranks"
-        )
-
-
-def _rank_batch(batch_size: int, ranks: int) -> int:
-    if batch_size % ranks:
-        raise UserError(f"batch_size = {batch_size} cannot be shared by {ranks} ranks evenly")
-    return batch_size // ranks
-
-
-def _shape(level: Level) -> dict[str, Any]:
-    """The settings that a state depends on, by their configuration keys."""
-    key = "impressions.features"
-    features = {
-        f"{key}.{f.name}": f"{'multi ' * f.multi}{f.kind}"
-        + (f" in table {f.table_name}" if f.sparse else "")
-        for f in level.schema.features
-    }
-    order = {key: [f.name for f in level.schema.features]}
-    model = flatten(level.config.model.model_dump(mode="json"), f"{level.name}.model.")
-    return order | features | model
 
 
 def _window_path(directory: Path, rank: int) -> Path:
