@@ -18,6 +18,7 @@ from config import Config
 from errors import UserError
 from monitoring.exporter import Exporter
 from monitoring.processes import Registration
+from monitoring.recalled import Recalled
 from monitoring.telemetry import TrainerTelemetry
 from monitoring.window import Window
 from shutdown import stop_event
@@ -28,16 +29,18 @@ from streaming.kafka_clients import one_line, resolve
 from streaming.reader import LogReader
 from streaming.topic_admin import create_topics
 from streaming.writer import RecordWriter
+from trainers.boundaries import Boundaries
 from trainers.checkpoint import Checkpoint, CheckpointStore, Progress
 from trainers.features import ModelBatch
 from trainers.history_feed import MARK, feed_of
 from trainers.host_memory import keep_freed_memory
 from trainers.last_window import Before
 from trainers.learner import Learner
+from trainers.level_recall import recall_of
 from trainers.level_transfer import Surroundings, transfer_of
 from trainers.levels import Level
 from trainers.levels import level as find_level
-from trainers.loop import Loop
+from trainers.loop import Boundary, Loop
 from trainers.narration import beginning, say
 from trainers.observer import Observer
 from trainers.periods import snapshots_of
@@ -123,6 +126,8 @@ class Trainer:
         )
         self.window = Window(level.config.metrics_window)
         self.resumed, self.progress = self._resume(kafka, stack)
+        self.registry = CollectorRegistry()
+        self.recall = recall_of(level, self.learner, self.ranks, self.registry, self.resumed)
         self.writer = stack.enter_context(RecordWriter(kafka, linger_ms=LINGER_MS))
         # Up to here a signal ends the process at once; from here on there is order to keep.
         self.stopping = stop_event()
@@ -148,6 +153,7 @@ class Trainer:
         self._spare = self.learner.snapshot()  # its memory, made before it holds the loop up
         self.failed: str | None = None
         self._handed_over: list[int] = []
+        self._recalled: Recalled | None = None
 
     # -- putting together ---------------------------------------------------------------
 
@@ -203,11 +209,10 @@ class Trainer:
         )
 
     def _observe(self, config: Config, stack: contextlib.ExitStack) -> Observer:
-        registry = self.registry = CollectorRegistry()
-        telemetry = TrainerTelemetry(registry, self.level.name, self.ranks.rank)
+        telemetry = TrainerTelemetry(self.registry, self.level.name, self.ranks.rank)
         observer = Observer(telemetry, self.window, self.schema, self.learner, self.reader)
         idle = observer.liveness.idle_seconds
-        exporter = stack.enter_context(Exporter(registry, config.monitoring, idle))
+        exporter = stack.enter_context(Exporter(self.registry, config.monitoring, idle))
         suffix = f"-{self.ranks.rank}" if self.ranks.rank else ""
         name = f"train-{self.level.name}{suffix}"
         stack.enter_context(Registration(config.run_dir, name, exporter.url))
@@ -252,9 +257,11 @@ class Trainer:
                 what was published.
         """
         try:
-            if self.resumed is not None and self.ranks.rank == 0:
+            if self.resumed is not None:
                 # A crash may have come between the rename and the announcement.
-                self.publisher.model(self.resumed, {})
+                recalled = self.recall.recalled() if self.recall else None
+                if self.ranks.rank == 0:
+                    self.publisher.model(self.resumed, {}, recalled)
             place = self.learner.place
             self._say(
                 beginning(
@@ -280,6 +287,8 @@ class Trainer:
 
     def _loop(self) -> Loop:
         reader = self.history.aligned(self.reader) if self.history else self.reader
+        # What is recalled is measured before a hand-down changes it.
+        parts: tuple[Boundary | None, ...] = (self.recall, self.snapshots, self.transfer)
         return Loop(
             reader=self.transfer.aligned(reader) if self.transfer else reader,
             learn=self.snapshots.watching(self._learn) if self.snapshots else self._learn,
@@ -292,7 +301,7 @@ class Trainer:
             ranks=self.ranks,
             stopping=self.stopping,
             wait_for_all=self.until_end and self.ranks.size > 1,  # one rank stays awake
-            boundary=self.snapshots or self.transfer,
+            boundary=Boundaries([part for part in parts if part is not None], self.ranks),
             marks=self.history.marks if self.history else dict,
         )
 
@@ -302,7 +311,10 @@ class Trainer:
     def _prepared(self, batch: Batch | None) -> ModelBatch:
         if self.transfer is not None and batch is not None:
             self.transfer.learning(batch)
-        return self._ready(batch)
+        made = self._ready(batch)
+        if self.recall is not None and batch is not None:
+            self.recall.learning(batch.rows, made)
+        return made
 
     def _ready(self, batch: Batch | None) -> ModelBatch:
         rows = self.schema.empty() if batch is None else batch.rows
@@ -310,7 +322,8 @@ class Trainer:
         return self.history.attach(made, rows) if self.history else made
 
     def _prepare(self, rows: pa.RecordBatch) -> ModelBatch:
-        return self.learner.to_batch(rows, self.rank_batch if self.ranks.size > 1 else None)
+        made = self.learner.to_batch(rows, self.rank_batch if self.ranks.size > 1 else None)
+        return self.recall.hold_back(made, rows) if self.recall else made
 
     def _bury(self, letter: DeadLetter) -> None:
         for value, headers in letter.records():
@@ -322,15 +335,18 @@ class Trainer:
         window = self.window.state()
         seen = self.snapshots.state() if self.snapshots else None
         handed = self.transfer.writer() if self.transfer else None
+        sampled = self.recall.writer() if self.recall else None
         self._handed_over = self.observer.handed_over()
+        self._recalled = self.recall.recalled() if self.recall else None
 
         def write(directory: Path) -> None:
             write_state(state, directory, self.ranks.saving)
             np.savez(_window_path(directory, self.ranks.rank), **window)  # type: ignore[arg-type]
             if seen is not None:
                 write_seen(seen, directory, self.ranks.rank)
-            if handed is not None:
-                handed(directory)
+            for other in (handed, sampled):
+                if other is not None:
+                    other(directory)
 
         return write
 
@@ -342,7 +358,7 @@ class Trainer:
             return
         self.reader.commit(saved.progress.positions)
         if saved.checkpoint is not None:
-            self.publisher.model(saved.checkpoint, self.observer.metrics())
+            self.publisher.model(saved.checkpoint, self.observer.metrics(), self._recalled)
 
 
 def _window_path(directory: Path, rank: int) -> Path:
