@@ -1,7 +1,6 @@
 """What is held back, and what a model still knows of it later."""
 
 import math
-import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,39 +8,37 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from ranks_support import together, two_ranks
+from recall_support import (
+    BATCHES,
+    BEGIN,
+    CONFIG,
+    LEARNER,
+    PERIOD,
+    SIZE,
+    batch_of,
+    changed,
+    stream,
+    tensors,
+)
 from synthetic_stream import SCHEMA, impressions
-from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from monitoring.metrics import forgetting, gauc
-from streaming.impressions import Batch, SourceRows
-from trainers.boundaries import Boundaries
 from trainers.features import History, to_model_batch
-from trainers.forgetting_settings import ForgettingConfig
 from trainers.held_back import held_back, is_unlearnt, unlearnt
 from trainers.learner import Learner
 from trainers.ranks import Ranks
 from trainers.recall import Recall, RecallState
 from trainers.recall_file import read_recall, write_recall
 from trainers.samples import Held, Sample, joined
-from trainers.settings import LevelConfig, ModelConfig, TableConfig
+from trainers.settings import ModelConfig
 
-PERIOD = 1_000_000  # ms
-BEGIN = 1_700_000 * PERIOD
-CONFIG = ForgettingConfig(share=0.5, period_hours=PERIOD / 3_600_000, periods=3, rows=64)
 MODEL = ModelConfig()
 OUT = [i for i in range(400) if held_back(np.array([i]), 0.5)[0]]
 """Impression ids that are held back."""
 
 
 # -- a model of a few impressions ----------------------------------------------------------
-
-
-def changed(rows, **columns):
-    for name, values in columns.items():
-        at = rows.schema.get_field_index(name)
-        field = rows.schema.field(at)
-        rows = rows.set_column(at, field, pa.array(values).cast(field.type))
-    return rows
 
 
 def few(period, users, clicks, ids=None, offset=0):
@@ -55,8 +52,7 @@ def few(period, users, clicks, ids=None, offset=0):
         click=np.array(clicks, np.int8),
         user_id=np.array(users),
     )
-    source = SourceRows(*(np.zeros(count, np.int32) for _ in range(3)))
-    return Batch(rows, source, {}, watermark=int(times.max()))
+    return batch_of(rows)
 
 
 class Oracle:
@@ -202,37 +198,6 @@ def test_ids_and_users_decide_who_is_held_back_and_padding_is_not():
     assert unlearnt(again, expected_B) is not again and again.weight_B.sum() == 500
 
 
-LEARNER = LevelConfig(
-    batch_size=128,
-    device="cpu",
-    model=ModelConfig(eviction_interval=3, ids=TableConfig(rows=128), hidden=(16,)),
-)
-SIZE, BATCHES = 128, 12
-
-
-def stream(turned=False):
-    """Three periods and a half; ``turned``: other clicks of what is held back."""
-    found = []
-    for i in range(BATCHES):
-        rows = impressions(i, SIZE, users=40, items=30)
-        times = BEGIN + (np.arange(SIZE) + i * SIZE) * (7 * PERIOD // 2) // (SIZE * BATCHES)
-        click = rows.column("click").to_numpy()
-        if turned:
-            out = held_back(rows.column("impression_id").to_numpy(), CONFIG.share)
-            click = np.where(out, 1 - click, click)
-        rows = changed(rows, event_time=times, click=click)
-        source = SourceRows(*(np.zeros(SIZE, np.int32) for _ in range(3)))
-        found.append(Batch(rows, source, {}, watermark=int(times.max())))
-    return found
-
-
-def tensors(learner):
-    return {
-        name: (t.local_shards()[0].tensor if isinstance(t, ShardedTensor) else t).clone()
-        for name, t in learner.state().items()
-    }
-
-
 class Learning(Life):
     """The same with a model that learns."""
 
@@ -280,7 +245,7 @@ def test_what_is_not_held_back_is_learnt():
     for batch in stream():
         made = without.to_batch(batch.rows)
         out_B = held_back(batch.rows.column("impression_id").to_numpy(), CONFIG.share)
-        without.step(unlearnt(made, np.ones(SIZE, bool) if out_B.all() else out_B))
+        without.step(unlearnt(made, out_B))
     found = Learning().run(stream()).learner
     assert all(torch.equal(t, tensors(found)[name]) for name, t in tensors(without).items())
 
@@ -394,9 +359,8 @@ def test_what_is_held_is_bounded_by_keeping_fewer_users():
         assert life.recall.held <= (CONFIG.periods + 1) * CONFIG.rows
     crowd = impressions(0, 2_000, users=300)
     rows = changed(crowd, event_time=np.full(2_000, BEGIN + 20 * PERIOD))
-    source = SourceRows(*(np.zeros(2_000, np.int32) for _ in range(3)))
-    life.take(Batch(rows, source, {}, watermark=BEGIN + 20 * PERIOD))
-    (*_, last) = [life.recall.state()]
+    life.take(batch_of(rows))
+    last = life.recall.state()
     held = joined(last.open, SCHEMA)
     assert last.halvings >= 3 and 0 < len(held) <= CONFIG.rows
     users, ids = (rows.column(name).to_numpy() for name in ("user_id", "impression_id"))
@@ -426,41 +390,9 @@ def test_many_small_parts_are_put_together():
 # -- ranks ------------------------------------------------------------------------------------
 
 
-class Side(Ranks):
-    """One of two ranks that are threads of one process."""
-
-    def __init__(self, rank, meeting, values):
-        self.rank, self.size = rank, 2
-        self._meeting, self._values = meeting, values
-
-    def exchange(self, value):
-        self._values[self.rank] = value
-        self._meeting.wait(10)
-        found = list(self._values)
-        self._meeting.wait(10)
-        return found
-
-
-def together(*actions):
-    """Each in a thread of its own."""
-    results, threads = [None] * len(actions), []
-    for i, action in enumerate(actions):
-
-        def act(i=i, action=action):
-            results[i] = action()
-
-        threads.append(threading.Thread(target=act))
-        threads[-1].start()
-    for thread in threads:
-        thread.join(20)
-        assert not thread.is_alive()
-    return results
-
-
 def test_two_ranks_score_what_either_holds_and_know_the_same(tmp_path):
-    meeting, values = threading.Barrier(2), [None, None]
     begun = RecallState(PERIOD, closed=BEGIN)
-    ranks = [Side(r, meeting, values) for r in range(2)]
+    ranks = two_ranks()
     sides = [Life(model=Oracle({1}), state=begun, ranks=rank) for rank in ranks]
     alone = Life(model=Oracle({1}), state=begun)
     first, second = few(0, USERS[:2], CLICKS[:2]), few(0, [2, 2, 3, 3], [1, 0, 1, 0], OUT[4:8])
@@ -485,49 +417,3 @@ def test_two_ranks_score_what_either_holds_and_know_the_same(tmp_path):
     third = read_recall(tmp_path, SimpleNamespace(rank=2, size=3), SCHEMA)
     assert [len(held) for held in third.samples] == [0]
     np.testing.assert_array_equal(third.retained, alone.recall.retained)
-
-
-# -- several boundaries -----------------------------------------------------------------------
-
-
-class Every:
-    """A boundary that is due whenever the watermark is a multiple of ``step``."""
-
-    def __init__(self, step):
-        self.step, self.acted = step, []
-
-    def due(self, batch):
-        return batch.watermark % self.step == 0
-
-    def act(self, batch):
-        self.acted.append(None if batch is None else batch.watermark)
-        return {f"every {self.step}": 1}
-
-
-def test_each_boundary_acts_when_it_is_due():
-    batch = few(0, USERS, CLICKS)
-    twos, threes = Every(2), Every(3)
-    boundaries = Boundaries([twos, threes], Ranks())
-    told = {}
-    for watermark in (1, 2, 3, 6):
-        now = replace(batch, watermark=watermark)
-        if boundaries.due(now):
-            told[watermark] = boundaries.act(now)
-    assert twos.acted == [2, 6] and threes.acted == [3, 6]
-    assert told == {2: {"every 2": 1}, 3: {"every 3": 1}, 6: {"every 2": 1, "every 3": 1}}
-
-
-def test_a_boundary_that_is_due_on_another_rank_acts_here_too_and_no_other():
-    meeting, values = threading.Barrier(2), [None, None]
-    batch = few(0, USERS, CLICKS)
-    made = [[Every(2), Every(3)] for _ in range(2)]
-    both = [Boundaries(m, Side(r, meeting, values)) for r, m in enumerate(made)]
-    assert both[1].due(replace(batch, watermark=3))
-    assert both[0].due(replace(batch, watermark=2))
-    now = replace(batch, watermark=2)
-    together(lambda: both[0].act(now), lambda: both[1].act(None))
-    assert [[b.acted for b in m] for m in made] == [[[2], [2]], [[None], [None]]]
-    # The next turn: this rank was asked nothing since.
-    assert both[0].due(now)
-    together(lambda: both[0].act(now), lambda: both[1].act(None))
-    assert [[len(b.acted) for b in m] for m in made] == [[2, 1], [2, 1]]
