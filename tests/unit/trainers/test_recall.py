@@ -305,6 +305,18 @@ def test_a_checkpoint_before_anything_was_held_back_and_none_at_all(tmp_path):
     same_state(read_recall(tmp_path, Ranks(), SCHEMA), Life().recall.state())
 
 
+def test_users_who_left_a_sample_stay_away_after_a_restart():
+    crowd = impressions(0, 1_000, users=300)
+    rows = changed(crowd, event_time=np.full(1_000, BEGIN))
+    life = Life()
+    life.take(batch_of(rows))
+    again = Life(state=life.recall.state())
+    again.take(batch_of(rows.slice(0, 40)))
+    stayed = joined(again.recall.state().open, SCHEMA).user(SCHEMA)
+    assert set(stayed) == set(joined(life.recall.state().open, SCHEMA).user(SCHEMA))
+    assert again.recall.state().halvings == life.recall.state().halvings > 0
+
+
 def test_other_periods_begin_anew(tmp_path):
     life = Life(model=Oracle({1, 2}))
     life.take(few(0, USERS, CLICKS))
