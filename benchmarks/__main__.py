@@ -11,6 +11,7 @@ SCRIPTS = (
     "stream_ratio",
     "history_lookup",
     "history_cost",
+    "recall_cost",
     "hand_down",
     "monitor_throughput",
     "replay_speed",

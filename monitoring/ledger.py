@@ -14,6 +14,7 @@ from monitoring.freshness import Freshness
 from monitoring.level_quality import LevelQuality
 from monitoring.monitor_settings import MonitorConfig
 from monitoring.monitor_told import Alarm, LevelTold
+from monitoring.recalled import Recalled
 from monitoring.sampled_rows import Predicted
 from monitoring.watermark import Watermark
 from streaming.codec import decode
@@ -79,6 +80,8 @@ class LevelLedger:
         self.seen = SourceFilter()
         self.published: tuple[int, int] | None = None
         """The last version and when it was published, wall clock, ms."""
+        self.recalled: Recalled | None = None
+        """What that one knows of past periods, if it says so."""
 
     def predictions(
         self, records: Sequence[Record], partition: int
@@ -125,14 +128,11 @@ class LevelLedger:
         """
         if record.key != self.level.encode() or record.value is None:
             return
-        try:
-            version = json.loads(record.value)["version"]
-        except (TypeError, KeyError, RecursionError) as error:
-            raise ValueError(f"not an announcement: {error}") from None
-        if type(version) is not int or not 0 <= version <= 2**53:
-            raise ValueError("not an announcement: its version is no count of batches")
+        version, recalled = _announced(record.value)
         if self.published is None or version > self.published[0]:
             self.published = version, record.timestamp
+        if version == self.published[0]:
+            self.recalled = recalled
         self.quality.announce(version, record.timestamp)
         self.freshness.announced(version, record.timestamp)
 
@@ -147,6 +147,7 @@ class LevelLedger:
             self.freshness.published.copy(),
             self.published[0] if self.published else None,
             self.published[1] if self.published else 0,
+            self.recalled,
         )
 
     def facts(self) -> dict[str, Any]:
@@ -156,6 +157,7 @@ class LevelLedger:
             "repeated": self.seen.repeated,
             "freshness": self.freshness.state(),
             "published": self.published,
+            "recalled": self.recalled and self.recalled.plain(),
         }
 
     def restore(self, facts: Mapping[str, Any], arrays: Arrays) -> None:
@@ -164,6 +166,24 @@ class LevelLedger:
         self.seen.repeated = facts["repeated"]
         self.freshness = Freshness.from_state(facts["freshness"])
         self.published = tuple(facts["published"]) if facts["published"] else None
+        recalled = facts.get("recalled")  # an older checkpoint does not say
+        self.recalled = Recalled.of(recalled) if recalled else None
+
+
+def _announced(value: bytes) -> tuple[int, Recalled | None]:
+    """The version that is announced, and what it knows of past periods, if that is said.
+
+    Raises:
+        ValueError: no announcement.
+    """
+    try:
+        found = json.loads(value)
+        version, recalled = found["version"], found.get("recall")
+    except (TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"not an announcement: {error}") from None
+    if type(version) is not int or not 0 <= version <= 2**53:
+        raise ValueError("not an announcement: its version is no count of batches")
+    return version, None if recalled is None else Recalled.of(recalled)
 
 
 class Ledger:

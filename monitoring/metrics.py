@@ -183,22 +183,23 @@ class Forgetting:
 
 
 def forgetting(retained: ArrayLike) -> Forgetting:
-    """How much is lost, of R [T, T]: R[i, j] is a quality on period j after learning up to i.
+    """How much is lost, of R [I, T]: R[i, j] is a quality on period j after learning up to i.
 
-    Over the periods j before the last of which R[j, j] and R[T, j] are known (Lopez-Paz and
-    Ranzato, 2017; Chaudhry et al., 2018). What lies above the diagonal is not looked at.
+    Over the periods j before the last of which R[j, j] and R[I, j] are known (Lopez-Paz and
+    Ranzato, 2017; Chaudhry et al., 2018). Rows beyond the T-th are of later models, the last one
+    the newest. What lies above the diagonal is not looked at.
 
     Raises:
-        ValueError: R is not square.
+        ValueError: R is no matrix, or has more columns than rows.
     """
     r = np.asarray(retained, np.float64)
-    if r.ndim != 2 or r.shape[0] != r.shape[1]:
-        raise ValueError(f"a square matrix expected, found {r.shape}")
+    if r.ndim != 2 or r.shape[0] < r.shape[1]:
+        raise ValueError(f"a matrix of as many rows as columns expected, or more, found {r.shape}")
     first, last = np.diagonal(r)[:-1], r[-1:, :-1].reshape(-1)
     known = ~(np.isnan(first) | np.isnan(last))
     if not known.any():
         return Forgetting(NAN, NAN)
-    learnt = np.where(np.tri(len(r), dtype=bool) & ~np.isnan(r), r, -np.inf)
+    learnt = np.where(np.tri(*r.shape, dtype=np.bool_) & ~np.isnan(r), r, -np.inf)
     best = learnt.max(axis=0)[:-1]
     return Forgetting(float((last - first)[known].mean()), float((best - last)[known].mean()))
 

@@ -79,6 +79,9 @@ def _sections(told: Told) -> Iterable[str]:
         '<p class="dim">COPC within 1 ± chance is what a calibrated version shows in 95 of 100 '
         "cases. Version 0: before anything was published.</p>"
     )
+    if any(one.recalled for one in told.levels):
+        yield "<h2>What the last version still knows of past periods</h2>"
+        yield _past_periods(told.levels)
     yield "<h2>COPC by tenth of rising prediction, longest window</h2>"
     yield _deciles(told.levels)
     yield '<div class="row"><div><h2>From append to Kafka</h2>'
@@ -192,6 +195,19 @@ def _time_ticks(first: float, last: float) -> list[tuple[float, str]]:
 
 
 # -- small tables -------------------------------------------------------------------------
+
+
+def _past_periods(levels: Sequence[LevelTold]) -> str:
+    found = [(one, one.recalled) for one in levels if one.recalled is not None]
+    ages = max(len(recalled.gauc) for _, recalled in found)
+    rows = [
+        (one.level, str(one.published_version), text.change(recalled.backward_transfer),
+         text.change(recalled.forgetting), *map(text.ratio, recalled.gauc),
+         *[""] * (ages - len(recalled.gauc)))
+        for one, recalled in found
+    ]  # fmt: skip
+    gauc = ("GAUC, newest", *(f"{age} before" for age in range(1, ages)))[:ages]
+    return _table(("level", "version", "backward transfer", "forgetting", *gauc), rows)
 
 
 def _deciles(levels: Sequence[LevelTold]) -> str:

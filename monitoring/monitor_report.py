@@ -44,6 +44,17 @@ def report_lines(config: Config) -> list[str]:
         f"published versions by calibration, as of {text.seconds(age)} ago (times in UTC)",
         *_table(ordered),
         sentence(ordered),
+        *_past_periods(ledger),
+    ]
+
+
+def _past_periods(ledger: Ledger) -> list[str]:
+    """A line on each level that measures what it still knows."""
+    return [
+        f"{name}: backward transfer {text.change(found.backward_transfer)}, "
+        f"forgetting {text.change(found.forgetting)}, over {max(0, len(found.gauc) - 1)} periods"
+        for name, level in ledger.levels.items()
+        if (found := level.recalled) is not None
     ]
 
 

@@ -95,6 +95,7 @@ def _families(told: Told) -> Iterator[Metric]:
     yield from _of_windows(told)
     yield from _of_generations(told)
     yield from _of_levels(told)
+    yield from _of_past_periods(told)
     yield from _of_topics(told)
 
 
@@ -166,6 +167,28 @@ def _of_levels(told: Told) -> Iterator[Metric]:
         _add_delays(learnt, level.learnt, level.level)
         _add_delays(until, level.published, level.level)
     yield from (deciles, newest, sample, version, published, *counters.values(), learnt, until)
+
+
+def _of_past_periods(told: Told) -> Iterator[Metric]:
+    transfer = _gauge(
+        "monitor_backward_transfer_ratio",
+        "Mean change of the GAUC on past periods since each was over; below 0: forgotten.",
+    )
+    lost = _gauge(
+        "monitor_forgetting_ratio", "Mean fall of the GAUC on past periods from its best."
+    )
+    by_age = _gauge(
+        "monitor_recalled_gauc_ratio",
+        "GAUC of the last published version on a past period, the newest of age 1.",
+        "age",
+    )
+    for level in told.levels:
+        if (found := level.recalled) is not None:
+            _add(transfer, found.backward_transfer, level.level)
+            _add(lost, found.forgetting, level.level)
+            for age, gauc in enumerate(found.gauc, 1):
+                _add(by_age, gauc, level.level, age)
+    yield from (transfer, lost, by_age)
 
 
 def _of_topics(told: Told) -> Iterator[Metric]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from monitoring.freshness import Delays
 from monitoring.level_quality import Quality
+from monitoring.recalled import Recalled
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class LevelTold:
     published: Delays
     published_version: int | None
     published_at: int  # wall clock, ms
+    recalled: Recalled | None = None  # by the published version, where it is measured
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from embeddings.ids import spread
 from monitoring.columns import Columns, StepRows
 
 _BITS = 63  # of what `spread` gives
-_MOST_HALVINGS = 40
+MOST_HALVINGS = 40
 _SALT = np.int64(0x2545F4914F6CDD1D)
 
 
@@ -100,7 +100,7 @@ class SampledRows:
         self._versions[step] = min(least, known[0]), max(greatest, known[1])
 
     def _thin_out(self) -> None:
-        while self.rows.held > self._max_rows and self._halvings < _MOST_HALVINGS:
+        while self.rows.held > self._max_rows and self._halvings < MOST_HALVINGS:
             self._halvings = max(self._of_step.values()) + 1
             for step in self.rows.steps():
                 self.rows.replace(step, _sample(self.rows.of(step), self._halvings))

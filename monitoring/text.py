@@ -29,6 +29,10 @@ def ratio(value: float) -> str:
     return UNKNOWN if math.isnan(value) else f"{value:.3f}"
 
 
+def change(value: float) -> str:
+    return UNKNOWN if math.isnan(value) else f"{value:+.3f}"
+
+
 def percent(value: float) -> str:
     return UNKNOWN if math.isnan(value) else f"{100 * value:.0f}%"
 

@@ -41,11 +41,12 @@ def attach(
     event_time_B = rows.column(EVENT_TIME).to_numpy()
     user_BHD, user_BH = store.lookup("user", rows.column(schema.user).to_numpy(), event_time_B)
     item_BHD, item_BH = store.lookup("item", rows.column(schema.item).to_numpy(), event_time_B)
-    history = History(*(_padded(part, size) for part in (user_BHD, item_BHD, user_BH, item_BH)))
+    history = History(*(padded(part, size) for part in (user_BHD, item_BHD, user_BH, item_BH)))
     return replace(batch, history=history)
 
 
-def _padded(part_B: NDArray[np.float32], size: int) -> torch.Tensor:
+def padded(part_B: NDArray[np.float32], size: int) -> torch.Tensor:
+    """``part_B`` and zeros, ``size`` rows in all."""
     if len(part_B) == size:
         return torch.from_numpy(part_B)
     padded_B = np.zeros((size, *part_B.shape[1:]), np.float32)

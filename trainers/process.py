@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import re
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,37 +18,35 @@ from config import Config
 from errors import UserError
 from monitoring.exporter import Exporter
 from monitoring.processes import Registration
+from monitoring.recalled import Recalled
 from monitoring.telemetry import TrainerTelemetry
 from monitoring.window import Window
-from settings import flatten
 from shutdown import stop_event
 from streaming.connection import KafkaConfig
 from streaming.dead_letters import DeadLetter
 from streaming.impressions import Batch
-from streaming.kafka_clients import consumer, one_line, resolve
+from streaming.kafka_clients import one_line, resolve
 from streaming.reader import LogReader
 from streaming.topic_admin import create_topics
 from streaming.writer import RecordWriter
-from trainers.checkpoint import (
-    Checkpoint,
-    CheckpointStore,
-    Progress,
-    require_same_shape,
-)
+from trainers.boundaries import Boundaries
+from trainers.checkpoint import Checkpoint, CheckpointStore, Progress
 from trainers.features import ModelBatch
 from trainers.history_feed import MARK, feed_of
 from trainers.host_memory import keep_freed_memory
 from trainers.last_window import Before
 from trainers.learner import Learner
+from trainers.level_recall import recall_of
 from trainers.level_transfer import Surroundings, transfer_of
 from trainers.levels import Level
 from trainers.levels import level as find_level
-from trainers.loop import Loop
+from trainers.loop import Boundary, Loop
 from trainers.narration import beginning, say
 from trainers.observer import Observer
 from trainers.periods import snapshots_of
 from trainers.publisher import Publisher
 from trainers.ranks import Ranks
+from trainers.resuming import chosen, shape_of, share_of, shared_batch
 from trainers.saver import Saved, Saver, Write
 from trainers.seen import write_seen
 from trainers.state import write_state
@@ -78,7 +73,7 @@ def train(config: Config, name: str, *, until_end: bool = False) -> Progress:
     kafka = resolve(config.kafka, config.run_dir)
     create_topics(kafka, config.topics)
     level = find_level(name, config)
-    _rank_batch(level.config.batch_size, _launched_ranks())  # before ranks meet: all refuse
+    shared_batch(level.config.batch_size, _launched_ranks())  # before ranks meet: all refuse
     with _naming_lost_ranks(), contextlib.ExitStack() as stack:
         trainer = Trainer(config, level, kafka, until_end, stack)
         progress = trainer.run()
@@ -125,13 +120,14 @@ class Trainer:
         self.transfer = transfer_of(level, config, self.learner)
         place = self.learner.place
         self.ranks = Ranks(place.rank, place.world_size)
-        self.rank_batch = _rank_batch(level.config.batch_size, place.world_size)
-        self.shape = _shape(level)
+        self.rank_batch = shared_batch(level.config.batch_size, place.world_size)
         self.store = CheckpointStore(
             config.run_dir / "checkpoints" / level.name, level.config.checkpoint.keep
         )
         self.window = Window(level.config.metrics_window)
         self.resumed, self.progress = self._resume(kafka, stack)
+        self.registry = CollectorRegistry()
+        self.recall = recall_of(level, self.learner, self.ranks, self.registry, self.resumed)
         self.writer = stack.enter_context(RecordWriter(kafka, linger_ms=LINGER_MS))
         # Up to here a signal ends the process at once; from here on there is order to keep.
         self.stopping = stop_event()
@@ -152,24 +148,12 @@ class Trainer:
         )
         since = self.progress.marks.get(MARK, 0)
         self.history = feed_of(level, config, kafka, self.registry, self.ranks.rank, since, stack)
-        around = Surroundings(
-            config,
-            kafka,
-            self.ranks,
-            self.writer,
-            self.registry,
-            start=lambda: self.reader.started_at or {},
-            reader_at=lambda before: self._reader_again(config, kafka, before),
-            ready=self._ready,
-            alive=self.observer.liveness.mark,
-            told=self._say,
-            stack=stack,
-        )
         if self.transfer is not None:
-            self.transfer.begin(around, self.progress)
+            self.transfer.begin(self._surroundings(config, kafka, stack), self.progress)
         self._spare = self.learner.snapshot()  # its memory, made before it holds the loop up
         self.failed: str | None = None
         self._handed_over: list[int] = []
+        self._recalled: Recalled | None = None
 
     # -- putting together ---------------------------------------------------------------
 
@@ -177,10 +161,10 @@ class Trainer:
         self, kafka: KafkaConfig, stack: contextlib.ExitStack
     ) -> tuple[Checkpoint | None, Progress]:
         """Rank 0 chooses the checkpoint, all ranks load it."""
-        found = self._chosen(kafka, stack)
+        found = chosen(self.store, self.level, kafka, self.ranks, stack)
         if found is None:
             return None, Progress(
-                topic=self.level.topic, shape=self.shape, world_size=self.ranks.size
+                topic=self.level.topic, shape=shape_of(self.level), world_size=self.ranks.size
             )
         self.learner.load(found.path)
         if self.transfer is not None:
@@ -188,39 +172,7 @@ class Trainer:
         with contextlib.suppress(FileNotFoundError):  # there may have been fewer ranks then
             self.window = _read_window(found.path, self.ranks.rank, self.window.size)
         log.info("going on from %s, %d impressions", found.path, found.progress.impressions)
-        return found, self._own_share(found.progress)
-
-    def _chosen(self, kafka: KafkaConfig, stack: contextlib.ExitStack) -> Checkpoint | None:
-        """What rank 0 found to go on from; what is wrong with it is raised on every rank."""
-        found, problem = None, None
-        if self.ranks.rank == 0:
-            try:
-                _require_partitions(kafka, self.level.topic, self.ranks.size)
-                _own(self.store, stack)
-                found = self.store.latest()
-                if found is not None:
-                    require_same_shape(found, self.shape)
-                    _require_same_topic(found, self.level.topic)
-            except UserError as error:
-                problem = error
-        found, problem = self.ranks.gather((found, problem))[0]
-        if problem is not None:
-            raise problem
-        return found
-
-    def _own_share(self, whole: Progress) -> Progress:
-        """This rank's part of what a checkpoint says of all ranks.
-
-        Counts are sums: only rank 0 goes on from them. Positions are of the partitions
-        that this rank reads: it must not answer for another's, which move on.
-        """
-        rank, size = self.ranks.rank, self.ranks.size
-        return replace(
-            whole,
-            impressions=whole.impressions if rank == 0 else 0,
-            positions={p: at for p, at in whole.positions.items() if p % size == rank},
-            world_size=size,
-        )
+        return found, share_of(found.progress, self.ranks)
 
     def _reader(self, config: Config, kafka: KafkaConfig) -> LogReader:
         return LogReader(
@@ -257,15 +209,31 @@ class Trainer:
         )
 
     def _observe(self, config: Config, stack: contextlib.ExitStack) -> Observer:
-        registry = self.registry = CollectorRegistry()
-        telemetry = TrainerTelemetry(registry, self.level.name, self.ranks.rank)
+        telemetry = TrainerTelemetry(self.registry, self.level.name, self.ranks.rank)
         observer = Observer(telemetry, self.window, self.schema, self.learner, self.reader)
         idle = observer.liveness.idle_seconds
-        exporter = stack.enter_context(Exporter(registry, config.monitoring, idle))
+        exporter = stack.enter_context(Exporter(self.registry, config.monitoring, idle))
         suffix = f"-{self.ranks.rank}" if self.ranks.rank else ""
         name = f"train-{self.level.name}{suffix}"
         stack.enter_context(Registration(config.run_dir, name, exporter.url))
         return observer
+
+    def _surroundings(
+        self, config: Config, kafka: KafkaConfig, stack: contextlib.ExitStack
+    ) -> Surroundings:
+        return Surroundings(
+            config,
+            kafka,
+            self.ranks,
+            self.writer,
+            self.registry,
+            start=lambda: self.reader.started_at or {},
+            reader_at=lambda before: self._reader_again(config, kafka, before),
+            ready=self._ready,
+            alive=self.observer.liveness.mark,
+            told=self._say,
+            stack=stack,
+        )
 
     def _give_up_writing(self) -> threading.Event:
         """Once told to stop, wait only so long for a Kafka that is away."""
@@ -289,9 +257,11 @@ class Trainer:
                 what was published.
         """
         try:
-            if self.resumed is not None and self.ranks.rank == 0:
+            if self.resumed is not None:
                 # A crash may have come between the rename and the announcement.
-                self.publisher.model(self.resumed, {})
+                recalled = self.recall.recalled() if self.recall else None
+                if self.ranks.rank == 0:
+                    self.publisher.model(self.resumed, {}, recalled)
             place = self.learner.place
             self._say(
                 beginning(
@@ -317,6 +287,8 @@ class Trainer:
 
     def _loop(self) -> Loop:
         reader = self.history.aligned(self.reader) if self.history else self.reader
+        # What is recalled is measured before a hand-down changes it.
+        parts: tuple[Boundary | None, ...] = (self.recall, self.snapshots, self.transfer)
         return Loop(
             reader=self.transfer.aligned(reader) if self.transfer else reader,
             learn=self.snapshots.watching(self._learn) if self.snapshots else self._learn,
@@ -329,7 +301,7 @@ class Trainer:
             ranks=self.ranks,
             stopping=self.stopping,
             wait_for_all=self.until_end and self.ranks.size > 1,  # one rank stays awake
-            boundary=self.snapshots or self.transfer,
+            boundary=Boundaries([part for part in parts if part is not None], self.ranks),
             marks=self.history.marks if self.history else dict,
         )
 
@@ -339,7 +311,10 @@ class Trainer:
     def _prepared(self, batch: Batch | None) -> ModelBatch:
         if self.transfer is not None and batch is not None:
             self.transfer.learning(batch)
-        return self._ready(batch)
+        made = self._ready(batch)
+        if self.recall is not None and batch is not None:
+            self.recall.learning(batch.rows, made)
+        return made
 
     def _ready(self, batch: Batch | None) -> ModelBatch:
         rows = self.schema.empty() if batch is None else batch.rows
@@ -347,7 +322,8 @@ class Trainer:
         return self.history.attach(made, rows) if self.history else made
 
     def _prepare(self, rows: pa.RecordBatch) -> ModelBatch:
-        return self.learner.to_batch(rows, self.rank_batch if self.ranks.size > 1 else None)
+        made = self.learner.to_batch(rows, self.rank_batch if self.ranks.size > 1 else None)
+        return self.recall.hold_back(made, rows) if self.recall else made
 
     def _bury(self, letter: DeadLetter) -> None:
         for value, headers in letter.records():
@@ -359,15 +335,18 @@ class Trainer:
         window = self.window.state()
         seen = self.snapshots.state() if self.snapshots else None
         handed = self.transfer.writer() if self.transfer else None
+        sampled = self.recall.writer() if self.recall else None
         self._handed_over = self.observer.handed_over()
+        self._recalled = self.recall.recalled() if self.recall else None
 
         def write(directory: Path) -> None:
             write_state(state, directory, self.ranks.saving)
             np.savez(_window_path(directory, self.ranks.rank), **window)  # type: ignore[arg-type]
             if seen is not None:
                 write_seen(seen, directory, self.ranks.rank)
-            if handed is not None:
-                handed(directory)
+            for other in (handed, sampled):
+                if other is not None:
+                    other(directory)
 
         return write
 
@@ -379,64 +358,7 @@ class Trainer:
             return
         self.reader.commit(saved.progress.positions)
         if saved.checkpoint is not None:
-            self.publisher.model(saved.checkpoint, self.observer.metrics())
-
-
-def _own(store: CheckpointStore, stack: contextlib.ExitStack) -> None:
-    """Keep every other trainer out of the checkpoints' folder, then clear it of leftovers."""
-    try:
-        store.directory.mkdir(parents=True, exist_ok=True)
-        lock = stack.enter_context((store.directory / ".lock").open("a"))
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        store.prepare()
-    except BlockingIOError:
-        raise UserError(
-            f"another trainer keeps its checkpoints in {store.directory}; "
-            "stop it, or take another --run-dir"
-        ) from None
-    except OSError as error:
-        raise UserError(
-            f"{store.directory} cannot hold checkpoints: {error.strerror}; take another --run-dir"
-        ) from error
-
-
-def _require_same_topic(found: Checkpoint, topic: str) -> None:
-    """Positions say nothing about another topic."""
-    if found.progress.topic != topic:
-        raise UserError(
-            f"{found.path} learnt from topic '{found.progress.topic}', and now it should be "
-            f"'{topic}'; name that one again, or move the checkpoints away to start anew"
-        )
-
-
-def _require_partitions(kafka: KafkaConfig, topic: str, ranks: int) -> None:
-    if ranks == 1:
-        return
-    with contextlib.closing(consumer(kafka)) as client:
-        found = len(client.partitions_for_topic(topic) or ())
-    if found < ranks:
-        raise UserError(
-            f"topic '{topic}' has {found} partitions, too few for {ranks} ranks: start fewer ranks"
-        )
-
-
-def _rank_batch(batch_size: int, ranks: int) -> int:
-    if batch_size % ranks:
-        raise UserError(f"batch_size = {batch_size} cannot be shared by {ranks} ranks evenly")
-    return batch_size // ranks
-
-
-def _shape(level: Level) -> dict[str, Any]:
-    """The settings that a state depends on, by their configuration keys."""
-    key = "impressions.features"
-    features = {
-        f"{key}.{f.name}": f"{'multi ' * f.multi}{f.kind}"
-        + (f" in table {f.table_name}" if f.sparse else "")
-        for f in level.schema.features
-    }
-    order = {key: [f.name for f in level.schema.features]}
-    model = flatten(level.config.model.model_dump(mode="json"), f"{level.name}.model.")
-    return order | features | model
+            self.publisher.model(saved.checkpoint, self.observer.metrics(), self._recalled)
 
 
 def _window_path(directory: Path, rank: int) -> Path:

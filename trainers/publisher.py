@@ -13,6 +13,7 @@ from kafka.errors import MessageSizeTooLargeError
 from embeddings.history import Snapshot
 from embeddings.history_records import encode_snapshot, record_key, snapshot_headers
 from errors import UserError
+from monitoring.recalled import Recalled
 from streaming.impressions import Batch, ImpressionSchema
 from streaming.predictions import encode_predictions
 from streaming.writer import KafkaWriteError, RecordWriter
@@ -40,8 +41,16 @@ class Publisher:
             key = f"{self._level.topic}/{partition}".encode()
             self._writer.send(self._level.predictions, value, key=key, headers=headers)
 
-    def model(self, checkpoint: Checkpoint, metrics: dict[str, float]) -> None:
-        """Announce ``checkpoint`` on the level's compacted topic; saying it twice is harmless."""
+    def model(
+        self,
+        checkpoint: Checkpoint,
+        metrics: dict[str, float],
+        recalled: Recalled | None = None,
+    ) -> None:
+        """Announce ``checkpoint`` on the level's compacted topic; saying it twice is harmless.
+
+        ``recalled``: what it knows of past periods, where that is measured.
+        """
         value: dict[str, Any] = {
             "version": checkpoint.progress.step,
             "location": str(checkpoint.path.resolve()),
@@ -50,6 +59,8 @@ class Publisher:
             # JSON has no NaN: an undefined metric is null.
             "metrics": {k: None if math.isnan(v) else v for k, v in metrics.items()},
         }
+        if recalled is not None:
+            value["recall"] = recalled.plain()
         key = self._level.name.encode()
         headers = [("content-type", b"application/json")]
         self._writer.send(self._level.models, json.dumps(value).encode(), key=key, headers=headers)

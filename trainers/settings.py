@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from settings import Section
+from trainers.forgetting_settings import ForgettingConfig
 
 
 class TableConfig(Section):
@@ -87,6 +88,7 @@ class LevelConfig(Section):
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    forgetting: ForgettingConfig = ForgettingConfig()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: cuda when there is one."""
     threads: int = Field(0, ge=0, le=1_024)

@@ -18,6 +18,7 @@ from monitoring.dashboards.parts import (
 )
 
 _PSI = ((None, GREEN), (0.1, ORANGE), (0.25, RED))
+_LEVEL = '{level="$level"}'
 _DISTANCE = ((None, GREEN), (0.1, ORANGE), (0.3, RED))
 
 
@@ -112,25 +113,43 @@ def _detectors() -> list[Any]:
             [Query("ecdctr_drift_statistic", "{{domain}} {{signal}} {{detector}}")],
             Look("none", decimals=3),
             "What each watches; an alarm is a jump of it.",
-            width=16,
+        ),
+        lines(
+            "GAUC of each version, on its own predictions",
+            [Query(f"ecdctr_monitor_generation_gauc_ratio{_LEVEL}", "version {{version}}")],
+            Look("none", decimals=3),
+            "Newer versions below older ones: what was known is lost, or the world got harder.",
         ),
     ]
 
 
 def _memory() -> list[Any]:
-    of = '{level="$level"}'
     return [
         lines(
-            "GAUC of each version, on its own predictions",
-            [Query(f"ecdctr_monitor_generation_gauc_ratio{of}", "version {{version}}")],
+            "Forgetting and backward transfer",
+            [
+                Query(f"ecdctr_monitor_forgetting_ratio{_LEVEL}", "forgetting"),
+                Query(f"ecdctr_monitor_backward_transfer_ratio{_LEVEL}", "backward transfer"),
+            ],
+            Look("none", decimals=3, steps=((None, GREEN), (0.02, ORANGE), (0.05, RED))),
+            "GAUC on held-back impressions of past periods: how far it fell from its best, and how "
+            "it changed since each period's end. Nothing: forgetting.share is 0, or fewer than two "
+            "periods are over.",
+            width=6,
+        ),
+        lines(
+            "GAUC on past periods",
+            [Query(f"ecdctr_monitor_recalled_gauc_ratio{_LEVEL}", "age {{age}}")],
             Look("none", decimals=3),
-            "Newer versions below older ones: what was known is lost, or the world got harder.",
+            "Of the last version, on held-back impressions; age 1: the newest period that is over.",
+            width=6,
         ),
         lines(
             "Historical embeddings: distance between periods",
             [Query("avg by (kind) (ecdctr_history_cosine_distance)", "{{kind}}")],
             Look("none", decimals=3, steps=_DISTANCE, low=0),
             "Mean cosine distance of a user's or item's newest vector from the one before.",
+            width=6,
         ),
         lines(
             "Impressions with a history",
@@ -142,5 +161,6 @@ def _memory() -> list[Any]:
             ],
             Look("percentunit", steps=((None, RED), (0.5, ORANGE), (0.8, GREEN)), low=0, high=1),
             "Whose user or item was known in an earlier period: the memory against forgetting.",
+            width=6,
         ),
     ]

@@ -27,6 +27,7 @@ PUBLISHED = replace(PUBLISHED, settings=(*PUBLISHED.settings, ("cpm.window_hours
 (HISTORY_ONLY,) = chosen(["history-only"], ["history.period_hours=24"])
 WITHOUT = VARIANTS["ads-only"]
 
+HELD_BACK = 0.2
 SETTINGS = (
     # TPM may be at the log's end before A-CTR has begun: nothing that was due may be given up.
     ("history.versions", "8"),
@@ -36,6 +37,8 @@ SETTINGS = (
     # Fewer rows than users or items: ids are evicted, and changes wait for a row.
     ("actr.model.ids.rows", "32"),
     *((f"{level}.checkpoint.every_batches", "2") for level in NAMES),
+    ("actr.forgetting.share", str(HELD_BACK)),
+    ("actr.forgetting.period_hours", "48"),
 )
 
 
@@ -50,7 +53,7 @@ def config(kafka) -> Config:
     """Of both, live and replay; topics are the test's own, and empty."""
     topics = fresh_topics()
     create_topics(kafka, topics)
-    config = with_settings(small_config(held_back=0, partitions=PARTITIONS), SETTINGS)
+    config = with_settings(small_config(held_back=HELD_BACK, partitions=PARTITIONS), SETTINGS)
     return config.model_copy(update={"kafka": kafka, "topics": topics})
 
 

@@ -28,6 +28,8 @@ from monitoring.ledger import Ledger
 from monitoring.monitor_settings import MonitorConfig
 from monitoring.monitor_telemetry import MonitorTelemetry
 from monitoring.period_telemetry import PeriodTelemetry
+from monitoring.recall_telemetry import RecallTelemetry
+from monitoring.recalled import Recalled
 from monitoring.telemetry import (
     RefresherTelemetry,
     SimulatorTelemetry,
@@ -78,7 +80,7 @@ def telemetry_classes() -> Iterator[type[_Telemetry]]:
 def _trainer(level: str) -> Told:
     registry = CollectorRegistry()
     trainer = TrainerTelemetry(registry, level)
-    others: list[Callable[[], None]] = []
+    others = [_recall(RecallTelemetry(registry, level))]
     if level == "tpm":
         others.append(_period(PeriodTelemetry(registry, level)))
     else:
@@ -141,6 +143,14 @@ def _hand_down(hand_down: HandDownTelemetry) -> Callable[[], None]:
         hand_down.made(40_000_000)
         hand_down.preparing(12)
         hand_down.done(now, seconds=0.3)
+
+    return tell
+
+
+def _recall(recall: RecallTelemetry) -> Callable[[], None]:
+    def tell() -> None:
+        recall.held_back(100)
+        recall.held(4_096)
 
     return tell
 
@@ -222,7 +232,9 @@ def _watched() -> Ledger:
 
 
 def _announcement(level: str, version: int) -> SimpleNamespace:
-    value, now = json.dumps({"version": version}).encode(), int(time.time() * 1000)
+    recalled = Recalled(backward_transfer=-0.01, forgetting=0.02, gauc=(0.7, 0.69, 0.66))
+    value = json.dumps({"version": version, "recall": recalled.plain()}).encode()
+    now = int(time.time() * 1000)
     return SimpleNamespace(value=value, headers=(), key=level.encode(), timestamp=now)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from trainer_support import SETTINGS, records_of
+from trainer_support import HELD_BACK, SETTINGS, records_of
 
 from embeddings.history_records import decode_snapshot
 from embeddings.ids import ID_SPACE, gather
@@ -18,7 +18,9 @@ BUCKETS = 4
 KINDS = ("user", "item")
 
 TPM_SETTINGS = (
-    SETTINGS.replace("actr", "tpm").replace("cross_layers = 1", "cross_layers = 0")
+    SETTINGS.replace("actr", "tpm")
+    .replace("cross_layers = 1", "cross_layers = 0")
+    .replace(f"share = {HELD_BACK}", "share = 0")
     + f"""
 [history]
 period_hours = {PERIOD_MS / 3_600_000!r}

@@ -37,6 +37,7 @@ BATCH = 32
 IMPRESSIONS = 200 * BATCH + 20  # the last batch is a short one
 BAD_RECORDS = 12
 EVERY_BATCHES = 3
+HELD_BACK = 0.2
 FOREVER_HOURS = 1_000_000  # event times are years ago, and Kafka's retention goes by them
 
 _OF_KAFKA = re.compile(r"(WARNING|ERROR):(kafka\.|streaming\.kafka_logging)")
@@ -59,6 +60,10 @@ metrics_window = 1000
 device = "cpu"
 [actr.checkpoint]
 every_batches = {EVERY_BATCHES}
+[actr.forgetting]
+share = {HELD_BACK}
+period_hours = 0.25
+rows = 128
 [actr.model]
 dim = 8
 hidden = [16]
@@ -386,9 +391,10 @@ def state_of(checkpoint: Checkpoint) -> dict[str, Any]:
     found = tensors_of(checkpoint)
     for path in sorted(checkpoint.path.glob("hidden-*.pt")):
         found[path.name] = torch.load(path, weights_only=True)
-    for path in sorted(checkpoint.path.glob("window-*.npz")):
-        with np.load(path) as window:
-            found[path.name] = dict(window)
+    for name in ("window", "recall"):
+        for path in sorted(checkpoint.path.glob(f"{name}-*.npz")):
+            with np.load(path) as arrays:
+                found[path.name] = dict(arrays)
     bits = dict(_bits("", found))
     assert any("optimizer" in name for name in bits) and any("hidden" in name for name in bits)
     return bits | {"progress": checkpoint.progress}

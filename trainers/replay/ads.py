@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 
 from config import Config
@@ -27,12 +26,13 @@ from streaming.impressions import (
 from trainers.checkpoint import Progress
 from trainers.features import ModelBatch
 from trainers.hand_down import HandDown
+from trainers.held_back import held_back, unlearnt
 from trainers.learner import Learner
 from trainers.levels import level as find_level
 from trainers.loop import Boundary
 from trainers.ranks import Ranks
 from trainers.relearning import Relearning
-from trainers.replay.forgetting import Periods, Probe, Samples, held_back
+from trainers.replay.forgetting import Periods, Probe, Samples
 from trainers.replay.histories import Histories, reached, with_history
 from trainers.replay.level_run import Advance, run_level, settled, stepping
 from trainers.replay.log import AD, DOMAIN, DOMAINS, RecordedLog
@@ -144,7 +144,7 @@ class AdRun:
         if not share:
             return batch
         out_B = held_back(rows.column(IMPRESSION_ID).to_numpy(), share) & self._ads(rows)
-        return replace(batch, weight_B=batch.weight_B.masked_fill(torch.from_numpy(out_B), 0.0))
+        return unlearnt(batch, out_B)
 
     def _sample(
         self, learner: Learner, histories: Histories | None, rows: pa.RecordBatch, end: int

@@ -14,16 +14,8 @@ from numpy.typing import NDArray
 
 from monitoring.metrics import gauc
 from streaming.impressions import CLICK, EVENT_TIME, IMPRESSION_ID, Batch, ImpressionSchema
-from streaming.market_random import mix64
 from trainers.features import ModelBatch
-
-_SHARES = 1_000_000
-
-
-def held_back(impression_id_B: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
-    """[B]: which impressions are not learnt; decided by the id alone, for all variants alike."""
-    draw_B = mix64(impression_id_B.astype(np.uint64)) % np.uint64(_SHARES)
-    return draw_B < np.uint64(round(share * _SHARES))
+from trainers.held_back import held_back
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from streaming.impressions import Batch
+from trainers.boundaries import Boundaries
 from trainers.checkpoint import Progress
 from trainers.features import ModelBatch
 from trainers.learner import Learner
@@ -66,7 +67,7 @@ def run_level(
         ranks=Ranks(),
         stopping=threading.Event(),
         wait_for_all=True,
-        boundary=_Each(boundaries),
+        boundary=Boundaries(boundaries, Ranks()),
     ).run()
     return Spent(progress.impressions, time.perf_counter() - started)
 
@@ -101,24 +102,6 @@ class _Recorded:
             self.finished = True
             return None
         return self._ready.popleft()
-
-
-class _Each:
-    """Several boundaries as one, in order; each acts only when it is due itself."""
-
-    def __init__(self, boundaries: Sequence[Boundary]) -> None:
-        self._boundaries, self._due = boundaries, [False] * len(boundaries)
-
-    def due(self, batch: Batch) -> bool:
-        self._due = [boundary.due(batch) for boundary in self._boundaries]
-        return any(self._due)
-
-    def act(self, batch: Batch | None) -> dict[str, int]:
-        marks: dict[str, int] = {}
-        for boundary, due in zip(self._boundaries, self._due, strict=True):
-            if due:
-                marks |= boundary.act(batch)
-        return marks
 
 
 class _Watcher:

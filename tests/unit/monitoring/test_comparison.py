@@ -66,8 +66,16 @@ def test_forgetting_leaves_out_what_is_not_known_and_what_lies_ahead():
     assert found.forgetting == pytest.approx(0.1)
     nothing = forgetting([[0.5]])
     assert np.isnan(nothing.backward_transfer) and np.isnan(nothing.forgetting)
-    with pytest.raises(ValueError, match="square"):
+    with pytest.raises(ValueError, match="as many rows as columns"):
         forgetting([[0.5, 0.6]])
+
+
+def test_forgetting_of_a_later_model_is_over_all_periods_but_the_newest():
+    nan = np.nan
+    r = [[0.7, nan, nan], [0.8, 0.6, nan], [0.65, 0.7, 0.9], [0.75, 0.5, 0.1]]
+    found = forgetting(r)
+    assert found.backward_transfer == pytest.approx(((0.75 - 0.7) + (0.5 - 0.6)) / 2)
+    assert found.forgetting == pytest.approx(((0.8 - 0.75) + (0.7 - 0.5)) / 2)
 
 
 def test_the_interval_of_a_mean_is_students():

@@ -83,6 +83,7 @@ def test_every_metric_of_the_contract_with_its_type():
             "generation_impressions", "window_end_seconds", "event_time_seconds", "gauc_defined",
             "user_sample_ratio", "lag_records", "published_version",
             "published_timestamp_seconds", "checkpoint_timestamp_seconds",
+            "backward_transfer_ratio", "forgetting_ratio", "recalled_gauc_ratio",
         )
     }  # fmt: skip
     counters = {

@@ -134,7 +134,7 @@ def test_clicks_that_are_held_back_are_never_learnt(path, tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from trainers.replay.forgetting import held_back
+    from trainers.held_back import held_back
 
     config = small_config(held_back=0.3)
     before = replay(path, tmp_path / "one", config, ["ads-only", "joint"])
