@@ -38,6 +38,7 @@ from trainers.checkpoint import (
     Progress,
     require_same_shape,
 )
+from trainers.control import schedule_of
 from trainers.features import ModelBatch
 from trainers.history_feed import MARK, feed_of
 from trainers.host_memory import keep_freed_memory
@@ -141,6 +142,9 @@ class Trainer:
         self.reader = stack.enter_context(self._reader(config, kafka))
         stack.callback(self.saver.close)
         self.observer = self._observe(config, stack)
+        self.schedule = schedule_of(
+            level, config, kafka, self.ranks, self.progress, self.saver, self.registry, stack
+        )
         self.snapshots = snapshots_of(
             level,
             config.history,
@@ -149,6 +153,7 @@ class Trainer:
             self.publisher,
             self.registry,
             self.resumed,
+            self.schedule,
         )
         since = self.progress.marks.get(MARK, 0)
         self.history = feed_of(level, config, kafka, self.registry, self.ranks.rank, since, stack)
@@ -163,6 +168,7 @@ class Trainer:
             ready=self._ready,
             alive=self.observer.liveness.mark,
             told=self._say,
+            schedule=self.schedule,
             stack=stack,
         )
         if self.transfer is not None:
@@ -330,8 +336,12 @@ class Trainer:
             stopping=self.stopping,
             wait_for_all=self.until_end and self.ranks.size > 1,  # one rank stays awake
             boundary=self.snapshots or self.transfer,
-            marks=self.history.marks if self.history else dict,
+            marks=self._marks,
         )
+
+    def _marks(self, progress: Progress) -> dict[str, int]:
+        accepted = self.schedule.accept(progress) if self.schedule else {}
+        return accepted | (self.history.marks() if self.history else {})
 
     def _learn(self, batches: Iterator[Batch | None]) -> Iterator[tuple[np.ndarray, float]]:
         return self.learner.steps(map(self._prepared, batches))
