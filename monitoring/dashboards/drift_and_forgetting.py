@@ -112,7 +112,24 @@ def _detectors() -> list[Any]:
             [Query("ecdctr_drift_statistic", "{{domain}} {{signal}} {{detector}}")],
             Look("none", decimals=3),
             "What each watches; an alarm is a jump of it.",
-            width=16,
+        ),
+        lines(
+            "Early refreshes: decided, and obeyed",
+            [
+                Query(
+                    "sum by (ask, decision)"
+                    " (increase(ecdctr_drift_decisions_total[$__rate_interval]))",
+                    "{{ask}} {{decision}}",
+                ),
+                Query(
+                    "sum by (level, outcome)"
+                    " (increase(ecdctr_early_requests_total[$__rate_interval]))",
+                    "{{level}} {{outcome}}",
+                ),
+            ],
+            Look("none", decimals=0, low=0),
+            "What became of alarms that may ask for an early period or hand-down "
+            "(drift.closes_loop), and what TPM and CPM made of requests.",
         ),
     ]
 
