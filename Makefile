@@ -8,7 +8,7 @@ FLAVOUR := $(shell if [ -e /proc/driver/nvidia/version ] || command -v nvidia-sm
 READY := $(VENV)/.ready-$(FLAVOUR)
 JOBS := 2
 
-.PHONY: help setup demo test lint format fire bench bench-drift soak compose-test gpu-check requirements dashboards clean
+.PHONY: help setup demo test lint format fire bench bench-drift bench-loop soak compose-test gpu-check requirements dashboards clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,9 @@ bench: $(READY) ## Every figure that README gives (about 15 minutes)
 
 bench-drift: $(READY) ## False alarms and delays of every drift detector (docs/drift.md)
 	@$(BIN)/python -m benchmarks.drift_score $(ARGS)
+
+bench-loop: $(READY) ## What a drift alarm that asks for an early refresh is worth (docs/drift.md)
+	@$(BIN)/python -m benchmarks.drift_loop $(ARGS)
 
 soak: $(READY) ## Ten million impressions; memory must stay flat
 	@$(BIN)/python -m benchmarks.soak $(ARGS)

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from monitoring.drift.asking import Decision, Policy, Verdict
 from monitoring.drift.settings import Domain, DriftConfig
 from monitoring.drift.watch import Alarm, DriftFigures, DriftWatch
 from monitoring.monitor_told import Alarm as Told
 from monitoring.sampled_rows import Predicted
 from monitoring.watermark import NEVER
+from streaming.control import Request
 from streaming.impressions import ImpressionSchema
+
+log = logging.getLogger(__name__)
+
+_LOOP = "loop"
 
 
 class Telemetry(Protocol):
@@ -26,19 +35,38 @@ class Telemetry(Protocol):
 
     def going_on(self, alarms: Sequence[Alarm]) -> None: ...
 
+    def decided(self, decision: Decision) -> None: ...
+
+
+class Sender(Protocol):
+    """`monitoring.control_sender.ControlSender` is such."""
+
+    def send(self, request: Request) -> None: ...
+
+    @property
+    def waiting(self) -> Sequence[Request]:
+        """Requests that may not have gone out yet."""
+
 
 class DriftObserver:
     """The ledger's observer of drift.
 
     A domain's event time goes on with the slower of its predictions and its impressions, so
-    that neither comes too late for its step or day.
+    that neither comes too late for its step or day. Every alarm is decided upon; what it asks
+    for goes to ``sender``, and is part of the state until that has let go of it.
     """
 
     name = "drift"
 
-    def __init__(self, config: DriftConfig, schema: ImpressionSchema, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        config: DriftConfig,
+        schema: ImpressionSchema,
+        telemetry: Telemetry,
+        sender: Sender,
+    ) -> None:
         self._config, self._schema, self._telemetry = config, schema, telemetry
-        self._watch = DriftWatch(config, schema)
+        self._watch, self._policy, self._sender = DriftWatch(config, schema), Policy(config), sender
 
     def predictions(self, level: str, rows: Predicted) -> None:
         domain = self._config.domain_of(level)
@@ -58,7 +86,15 @@ class DriftObserver:
             # A level that never predicted does not run: its domain's features go on without it.
             reached = read if predicted == NEVER else min(predicted, read)
             if reached != NEVER:
-                self._telemetry.alarmed(self._watch.advance(domain, reached))
+                self._alarmed(self._watch.advance(domain, reached))
+
+    def _alarmed(self, alarms: Sequence[Alarm]) -> None:
+        self._telemetry.alarmed(alarms)
+        for decision in (d for alarm in alarms for d in self._policy.decide(alarm)):
+            log.info("%s", decision.words)
+            self._telemetry.decided(decision)
+            if decision.verdict is Verdict.ASKED:
+                self._sender.send(decision.request)
 
     def alarms(self) -> Sequence[Told]:
         """The last ones, newest first."""
@@ -69,12 +105,22 @@ class DriftObserver:
         self._telemetry.observe(self._watch.figures())
 
     def state(self) -> dict[str, NDArray]:
-        return self._watch.state()
+        waiting = [request.encode().decode() for request in self._sender.waiting]
+        plain = json.dumps({"policy": self._policy.state(), "waiting": waiting})
+        return self._watch.state() | {_LOOP: np.frombuffer(plain.encode(), np.uint8)}
 
     def restore(self, state: Mapping[str, NDArray]) -> None:
         """Go on from a state; raises KeyError or ValueError where that cannot be."""
         self._watch = DriftWatch.from_state(self._config, self._schema, state)
         self._telemetry.going_on(self._watch.alarms())
+        if _LOOP in state:  # an older checkpoint has none
+            self._go_on_asking(json.loads(state[_LOOP].tobytes()))
+
+    def _go_on_asking(self, state: Mapping[str, Any]) -> None:
+        self._policy.from_state(state["policy"])
+        if self._config.closes_loop:
+            for request in state["waiting"]:
+                self._sender.send(Request.decode(request))
 
 
 def _domain(name: str) -> Domain:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from monitoring.drift.asking import Decision, Verdict
 from monitoring.drift.watch import Alarm, DriftFigures
 from monitoring.telemetry import _declare, _Telemetry
+from streaming.control import ASKS
 
 _WATCHED = ("domain", "signal", "detector")
 
@@ -28,6 +31,15 @@ class DriftTelemetry(_Telemetry):
         self._alarmed_at = self._gauge(
             "drift_alarm_event_time_seconds", "Event time of the last alarm.", *_WATCHED
         )
+        self._decisions = _declare(
+            Counter,
+            registry,
+            "drift_decisions_total",
+            "Alarms since the process started, by what became of the early refresh they ask for.",
+            ("ask", "decision"),
+        )
+        for ask, verdict in itertools.product(ASKS, Verdict):
+            self._decisions.labels(ask, verdict)
         self._psi = self._distance("drift_psi_ratio", "Population stability index")
         self._js = self._distance("drift_js_ratio", "Jensen-Shannon distance")
         self._unseen = self._gauge(
@@ -75,6 +87,10 @@ class DriftTelemetry(_Telemetry):
         for alarm in alarms:
             self.going_on([alarm])
             self._alarms.labels(alarm.domain, alarm.signal, alarm.detector).inc()
+
+    def decided(self, decision: Decision) -> None:
+        """Once each, too."""
+        self._decisions.labels(decision.request.ask, decision.verdict).inc()
 
 
 def _labelled(figures: DriftFigures, distance: str) -> dict[tuple[str, ...], float]:

@@ -31,6 +31,7 @@ def command(loaded: Loaded[Config], report: bool) -> None:
 
     Watches both domains for drift (drift.*): signals of the predictions by detectors, features
     and scores by their distance from the days before; alarms are on the page and in the metrics.
+    With drift.closes_loop an alarm asks TPM and CPM for an early refresh (drift.early.*).
 
     A page for people, at the address that it prints, shows all of it and which version is
     worst calibrated, and since when; `/metrics` beside it is for Prometheus; `--report`
@@ -40,10 +41,13 @@ def command(loaded: Loaded[Config], report: bool) -> None:
     monitor.checkpoint_every_seconds: killed at any moment, it goes on where it was and
     tells the same numbers. Ctrl-C or SIGTERM ends it with status 0.
     """
+    from monitoring.control_sender import ControlSender
     from monitoring.drift_observer import DriftObserver
     from monitoring.drift_telemetry import DriftTelemetry
     from monitoring.monitor_process import monitor
     from monitoring.monitor_report import report_lines
+    from streaming.kafka_clients import resolve
+    from streaming.writer import RecordWriter
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if report:
@@ -52,8 +56,18 @@ def command(loaded: Loaded[Config], report: bool) -> None:
         return
     config = loaded.config
 
-    def observers(registry: CollectorRegistry) -> list[DriftObserver]:
-        telemetry = DriftTelemetry(registry)
-        return [DriftObserver(config.drift, config.impressions, telemetry)]
+    if not config.drift.enabled:
+        monitor(config, stop_event())
+        return
+    logging.getLogger("monitoring.drift_observer").setLevel(logging.INFO)  # what it decides
 
-    monitor(config, stop_event(), observers if config.drift.enabled else lambda registry: ())
+    def writer() -> RecordWriter:
+        return RecordWriter(resolve(config.kafka, config.run_dir))
+
+    with ControlSender(writer, config.topics.control) as sender:
+
+        def observers(registry: CollectorRegistry) -> list[DriftObserver]:
+            telemetry = DriftTelemetry(registry)
+            return [DriftObserver(config.drift, config.impressions, telemetry, sender)]
+
+        monitor(config, stop_event(), observers)

@@ -36,6 +36,7 @@ def topic_settings(topics: TopicsConfig, levels: Sequence[str] = LEVELS) -> dict
         topics.dead_letter: kept_for_a_time,
         topics.snapshots: kept,
         topics.historical: compacted,
+        topics.control: kept_for_a_time,
         **{topics.predictions_of(level): kept_for_a_time for level in levels},
         **{topics.models_of(level): compacted for level in levels},
     }

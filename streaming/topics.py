@@ -22,16 +22,21 @@ class TopicsConfig(Section):
     """Prefix of the prediction topics: `predictions.<level>`."""
     models: str = "models"
     """Prefix of the model topics: `models.<level>` (compacted)."""
+    control: str = "control"
+    """What the monitor asks of trainers: an early period or hand-down."""
     partitions: int = Field(4, ge=1)
     """Partitions of a topic created by us."""
     replication: int = Field(1, ge=1)
     """Replicas of a topic created by us."""
     retention_hours: int = Field(168, ge=1)
-    """How long impressions, predictions and dead letters are kept, hours."""
+    """How long impressions, predictions, dead letters and requests are kept, hours."""
 
     @model_validator(mode="after")
     def _distinct(self) -> TopicsConfig:
-        names = ("natural", "ad", "dead_letter", "snapshots", "historical", "predictions", "models")
+        names = (
+            *("natural", "ad", "dead_letter", "snapshots", "historical", "control"),
+            *("predictions", "models"),
+        )
         seen: dict[str, str] = {}
         for name in names:
             topic = getattr(self, name)

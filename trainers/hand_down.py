@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from streaming.impressions import Batch
-from trainers.cadence import Cadence
 from trainers.checkpoint import WRITING, DamagedCheckpoint, Progress, rename, seal, verify
 from trainers.delta import DeltaTracker
 from trainers.learner import Learner
 from trainers.ranks import Ranks
+from trainers.schedule import Schedule
 from trainers.transfer import export_delta, export_full, start_over
 
 log = logging.getLogger(__name__)
@@ -165,7 +165,7 @@ class HandDowns:
         learner: Learner,
         tracker: DeltaTracker | None,
         store: HandDownStore,
-        cadence_ms: int,
+        schedule: Schedule,
         ranks: Ranks,
         announce: Callable[[HandDown], None],
         forget: Callable[[int], None],
@@ -174,7 +174,7 @@ class HandDowns:
         progress: Progress,
     ) -> None:
         self._learner, self.tracker, self._store = learner, tracker, store
-        self._cadence, self._ranks, self._afresh = Cadence(cadence_ms), ranks, afresh
+        self._schedule, self._ranks, self._afresh = schedule, ranks, afresh
         self._announce, self._forget = announce, forget
         self._closed = progress.marks.get(CLOSED, 0)
         self._handed = progress.marks.get(HANDED, 0)
@@ -182,19 +182,19 @@ class HandDowns:
 
     def due(self, batch: Batch) -> bool:
         self._learnt, self._read = self._read, max(self._read, batch.watermark)
-        return not self._closed or bool(self._cadence.crossed(self._closed, batch.watermark))
+        return not self._closed or self._schedule.due(self._closed, batch.watermark)
 
     def act(self, batch: Batch | None) -> dict[str, int]:
         watermark = max(self._ranks.exchange(0 if batch is None else batch.watermark))
         if not self._closed:
-            self._begin(self._cadence.begin(watermark))
+            self._begin(self._schedule.begin(watermark))
         # What was crossed in one go holds the same: only the last is handed down.
-        for boundary in self._cadence.crossed(self._closed, watermark)[-1:]:
+        for boundary in self._schedule.crossed(self._closed, watermark)[-1:]:
             self._hand_down(boundary)
             self._closed = boundary
             if self._afresh:
                 start_over(self._learner)
-        return {CLOSED: self._closed, HANDED: self._handed}
+        return {CLOSED: self._closed, HANDED: self._handed} | self._schedule.marks()
 
     def _begin(self, boundary: int) -> None:
         self._closed = boundary

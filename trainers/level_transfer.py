@@ -22,7 +22,7 @@ from trainers.checkpoint import Progress
 from trainers.delta import DeltaTracker
 from trainers.features import ModelBatch
 from trainers.hand_down import HANDED, HandDown, HandDowns, HandDownStore
-from trainers.hand_down_topic import Announcer, Follower
+from trainers.hand_down_topic import Announcer, follow
 from trainers.last_window import Before, LastWindow, read_window, write_window
 from trainers.learner import Learner
 from trainers.levels import Level
@@ -30,6 +30,7 @@ from trainers.loop import Boundary, Reader
 from trainers.ranks import Ranks
 from trainers.relearning import Relearning
 from trainers.saver import Write
+from trainers.schedule import Schedule
 from trainers.successor import Preparation, Successor, read_preparation, write_preparation
 from trainers.take_over import Announced, TakeOver
 from trainers.transfer import accept_deltas
@@ -51,6 +52,7 @@ class Surroundings:
     ready: Callable[[Batch | None], ModelBatch]
     alive: Callable[[], None]
     told: Callable[[str], None]  # takes a line for the person who watches
+    schedule: Schedule | None  # when CPM hands down
     stack: contextlib.ExitStack  # closes what is opened
 
 
@@ -114,7 +116,7 @@ class LevelTransfer:
             self._learner,
             self._tracker,
             store,
-            cpm.cadence_ms,
+            around.schedule or Schedule(cpm.cadence_ms),
             around.ranks,
             announce,
             announcer.forget,
@@ -132,7 +134,7 @@ class LevelTransfer:
         )
         self._successor = self._beside(around)
         topic = config.topics.models_of("cpm")
-        around.stack.enter_context(Follower(around.kafka, topic, "cpm", announced))
+        around.stack.enter_context(follow(around.kafka, topic, "cpm", announced))
         boundary = TakeOver(
             self._learner,
             config.actr,

@@ -100,12 +100,12 @@ class Loop:
         stopping: threading.Event,
         wait_for_all: bool = False,
         boundary: Boundary | None = None,
-        marks: Callable[[], dict[str, int]] = dict,
+        marks: Callable[[Progress], dict[str, int]] = lambda progress: {},
     ) -> None:
         """``snapshot`` copies the state and returns what writes the copy; ``wait_for_all``
         makes a rank wait for its batch rather than join with an empty one, so that a
-        bounded log gives the same batches every time; ``marks``: what a checkpoint says
-        besides, as of when it is taken."""
+        bounded log gives the same batches every time; ``marks``: asked on every rank when a
+        checkpoint is taken, with nothing under way, what that is to say besides."""
         self.reader, self.learn, self.publish, self.watcher = reader, learn, publish, watcher
         self.snapshot, self.saver, self.every_batches = snapshot, saver, every_batches
         self.progress, self.ranks, self.stopping = progress, ranks, stopping
@@ -197,7 +197,9 @@ class Loop:
 
     def _save(self) -> None:
         started = time.perf_counter()
-        self.progress = replace(self.progress, marks=self.progress.marks | self.marks())
+        self.progress = replace(
+            self.progress, marks=self.progress.marks | self.marks(self.progress)
+        )
         self.saver.save(self.progress, self.snapshot())
         self._saved_step = self.progress.step
         self.watcher.stalled(time.perf_counter() - started)

@@ -12,6 +12,7 @@ from trainers.levels import Level
 from trainers.narration import closing, say
 from trainers.publisher import Publisher
 from trainers.ranks import Ranks
+from trainers.schedule import Schedule
 from trainers.seen import read_seen
 from trainers.snapshots import MARK, Closed, Snapshots
 
@@ -24,6 +25,7 @@ def snapshots_of(
     publisher: Publisher,
     registry: CollectorRegistry,
     resumed: Checkpoint | None,
+    schedule: Schedule | None,
 ) -> Snapshots | None:
     """What closes the level's periods, going on from a checkpoint; None: it has no periods."""
     if not level.snapshots:
@@ -46,4 +48,5 @@ def snapshots_of(
         told=told,
         closed=closed,
         seen=read_seen(resumed.path) if resumed is not None else None,
+        schedule=schedule,
     )

@@ -31,6 +31,7 @@ from streaming.topic_admin import create_topics
 from streaming.writer import RecordWriter
 from trainers.boundaries import Boundaries
 from trainers.checkpoint import Checkpoint, CheckpointStore, Progress
+from trainers.control import schedule_of
 from trainers.features import ModelBatch
 from trainers.history_feed import MARK, feed_of
 from trainers.host_memory import keep_freed_memory
@@ -137,6 +138,9 @@ class Trainer:
         self.reader = stack.enter_context(self._reader(config, kafka))
         stack.callback(self.saver.close)
         self.observer = self._observe(config, stack)
+        self.schedule = schedule_of(
+            level, config, kafka, self.ranks, self.progress, self.saver, self.registry, stack
+        )
         self.snapshots = snapshots_of(
             level,
             config.history,
@@ -145,6 +149,7 @@ class Trainer:
             self.publisher,
             self.registry,
             self.resumed,
+            self.schedule,
         )
         since = self.progress.marks.get(MARK, 0)
         self.history = feed_of(level, config, kafka, self.registry, self.ranks.rank, since, stack)
@@ -232,6 +237,7 @@ class Trainer:
             ready=self._ready,
             alive=self.observer.liveness.mark,
             told=self._say,
+            schedule=self.schedule,
             stack=stack,
         )
 
@@ -302,8 +308,12 @@ class Trainer:
             stopping=self.stopping,
             wait_for_all=self.until_end and self.ranks.size > 1,  # one rank stays awake
             boundary=Boundaries([part for part in parts if part is not None], self.ranks),
-            marks=self.history.marks if self.history else dict,
+            marks=self._marks,
         )
+
+    def _marks(self, progress: Progress) -> dict[str, int]:
+        accepted = self.schedule.accept(progress) if self.schedule else {}
+        return accepted | (self.history.marks() if self.history else {})
 
     def _learn(self, batches: Iterator[Batch | None]) -> Iterator[tuple[np.ndarray, float]]:
         return self.learner.steps(map(self._prepared, batches))

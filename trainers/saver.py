@@ -59,6 +59,8 @@ class Saver:
         self._done = done
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="saver")
         self._pending: Future[Saved] | None = None
+        self.on_disk: Progress | None = None
+        """Of the newest checkpoint that was written, by all ranks."""
 
     @property
     def idle(self) -> bool:
@@ -81,6 +83,7 @@ class Saver:
         checkpoint, error = None, None
         try:
             checkpoint = self._write(progress, write)
+            self.on_disk = progress
         except Exception as failure:  # whatever went wrong, the loop must go on
             error = _one_line(failure)
             log.error("checkpoint at step %d failed: %s", progress.step, error)

@@ -27,11 +27,11 @@ from embeddings.history import KINDS, Snapshot, bucket_of
 from embeddings.history_settings import HistoryConfig
 from embeddings.resharding import belongs
 from streaming.impressions import EVENT_TIME, Batch, ImpressionSchema
-from trainers.cadence import Cadence
 from trainers.entities import Entities, Vectors
 from trainers.learner import Learner
 from trainers.loop import Learn
 from trainers.ranks import Ranks
+from trainers.schedule import Schedule
 from trainers.seen import Ids, Parts, Seen
 
 MARK = "period"
@@ -55,6 +55,7 @@ class Snapshots:
         told: is told on rank 0 of every period after it was sent.
         closed: end of the last closed period, ms; 0: the log begins.
         seen: by kind, the (spread) ids seen since, on all ranks.
+        schedule: when periods end; default: every `history.period_hours`.
     """
 
     def __init__(
@@ -67,8 +68,9 @@ class Snapshots:
         told: Callable[[Closed], None],
         closed: int = 0,
         seen: Mapping[str, Ids] | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
-        self.cadence, self.closed = Cadence(config.period_ms), closed
+        self.schedule, self.closed = schedule or Schedule(config.period_ms), closed
         self._learner, self._ranks, self._buckets = learner, ranks, config.buckets
         self._send, self._told = send, told
         self._columns = {kind: _columns(schema, kind) for kind in KINDS}
@@ -130,15 +132,15 @@ class Snapshots:
     # -- closing periods ------------------------------------------------------------------
 
     def due(self, batch: Batch) -> bool:
-        return not self.closed or bool(self.cadence.crossed(self.closed, batch.watermark))
+        return not self.closed or self.schedule.due(self.closed, batch.watermark)
 
     def act(self, batch: Batch | None) -> dict[str, int]:
         watermark = max(self._ranks.exchange(0 if batch is None else batch.watermark))
         if not self.closed:  # what lies before the first impressions was never open
-            self.closed = self.cadence.begin(watermark)
-        for end in self.cadence.crossed(self.closed, watermark):
+            self.closed = self.schedule.begin(watermark)
+        for end in self.schedule.crossed(self.closed, watermark):
             self._close(batch, end)
-        return {MARK: self.closed}
+        return {MARK: self.closed} | self.schedule.marks()
 
     def _close(self, batch: Batch | None, end: int) -> None:
         started = time.perf_counter()

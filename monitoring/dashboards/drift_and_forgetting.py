@@ -107,18 +107,40 @@ def _detectors() -> list[Any]:
             ],
             Look("none", decimals=0, low=0),
             "All detectors together.",
+            width=6,
         ),
         lines(
             "Detectors' statistics",
             [Query("ecdctr_drift_statistic", "{{domain}} {{signal}} {{detector}}")],
             Look("none", decimals=3),
             "What each watches; an alarm is a jump of it.",
+            width=6,
         ),
         lines(
             "GAUC of each version, on its own predictions",
             [Query(f"ecdctr_monitor_generation_gauc_ratio{_LEVEL}", "version {{version}}")],
             Look("none", decimals=3),
             "Newer versions below older ones: what was known is lost, or the world got harder.",
+            width=6,
+        ),
+        lines(
+            "Early refreshes: decided, and obeyed",
+            [
+                Query(
+                    "sum by (ask, decision)"
+                    " (increase(ecdctr_drift_decisions_total[$__rate_interval]))",
+                    "{{ask}} {{decision}}",
+                ),
+                Query(
+                    "sum by (level, outcome)"
+                    " (increase(ecdctr_early_requests_total[$__rate_interval]))",
+                    "{{level}} {{outcome}}",
+                ),
+            ],
+            Look("none", decimals=0, low=0),
+            "What became of alarms that may ask for an early period or hand-down "
+            "(drift.closes_loop), and what TPM and CPM made of requests.",
+            width=6,
         ),
     ]
 

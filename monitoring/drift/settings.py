@@ -53,6 +53,19 @@ class PageHinkleyConfig(Section):
     """Sum of differences beyond that which is an alarm, standard deviations."""
 
 
+class EarlyConfig(Section):
+    """Which alarms ask for an early refresh, and how often, where `closes_loop` is on."""
+
+    domains: tuple[Domain, ...] = ("natural",)
+    """Domains whose alarms ask: TPM and CPM learn natural impressions."""
+    signals: tuple[Signal, ...] = ("log_loss",)
+    """Signals whose alarms ask; an early refresh mends what the models know about *who* clicks."""
+    cool_down_hours: float = Field(24.0, ge=0, le=87_600)
+    """Event time after a request in which the same is not asked for again, hours."""
+    budget_a_day: int = Field(2, ge=0, le=1_000)
+    """Requests in a day of event time, those to TPM and to CPM together."""
+
+
 class DriftConfig(Section):
     enabled: bool = True
     """Whether the monitor watches for drift; it reads all impressions for that."""
@@ -69,6 +82,10 @@ class DriftConfig(Section):
     adwin: AdwinConfig = AdwinConfig()
     kswin: KswinConfig = KswinConfig()
     page_hinkley: PageHinkleyConfig = PageHinkleyConfig()
+
+    closes_loop: bool = False
+    """Whether an alarm asks TPM to end its period early, and CPM to hand down early."""
+    early: EarlyConfig = EarlyConfig()
 
     reference_days: int = Field(7, ge=1, le=366)
     """Features of a day are compared with those of this many days before it."""

@@ -17,11 +17,13 @@ from prometheus_client import CollectorRegistry
 from tests_support import ROOT
 
 from monitoring import monitor_told
+from monitoring.drift.asking import Decision, Verdict
 from monitoring.drift.features import FeatureDistances
 from monitoring.drift.settings import Domain, Signal
 from monitoring.drift.sketches import SCORE
 from monitoring.drift.watch import Alarm, DriftFigures
 from monitoring.drift_telemetry import DriftTelemetry
+from monitoring.early_telemetry import EarlyTelemetry
 from monitoring.hand_down_telemetry import HandDownTelemetry
 from monitoring.history_telemetry import HistoryTelemetry
 from monitoring.ledger import Ledger
@@ -37,12 +39,14 @@ from monitoring.telemetry import (
     _Telemetry,
 )
 from monitoring.window import Window
+from streaming.control import ASKS, Request
 from streaming.impressions import ImpressionSchema
 from streaming.predictions import encode_predictions
 from streaming.validation import Reason
 
 SCHEMA = ImpressionSchema()
 LEVELS = ("tpm", "cpm", "actr")
+OUTCOMES = ("taken", "answered", "refused", "postponed")
 
 
 @dataclass
@@ -81,6 +85,8 @@ def _trainer(level: str) -> Told:
     registry = CollectorRegistry()
     trainer = TrainerTelemetry(registry, level)
     others = [_recall(RecallTelemetry(registry, level))]
+    if level != "actr":
+        others.append(_early(EarlyTelemetry(registry, level, 0, OUTCOMES)))
     if level == "tpm":
         others.append(_period(PeriodTelemetry(registry, level)))
     else:
@@ -132,6 +138,14 @@ def _period(period: PeriodTelemetry) -> Callable[[], None]:
         now = int(time.time() * 1000)
         period.going_on(now)
         period.closed(now, {"user": 1_000, "item": 200}, seconds=0.2)
+
+    return tell
+
+
+def _early(early: EarlyTelemetry) -> Callable[[], None]:
+    def tell() -> None:
+        for outcome in OUTCOMES:
+            early.request(outcome)
 
     return tell
 
@@ -208,6 +222,9 @@ def _monitor() -> Told:
         drift.observe(_drift_figures())
         drift.going_on(_drift_alarms())
         drift.alarmed(_drift_alarms())
+        for ask, verdict in itertools.product(ASKS, Verdict):
+            request = Request(ask, int(time.time() * 1000), "natural", "log_loss")
+            drift.decided(Decision(request, verdict, ""))
 
     return Told("monitor", registry, tell)
 

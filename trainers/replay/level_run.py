@@ -29,6 +29,10 @@ Publish = Callable[[Batch, np.ndarray, int], None]
 _NEVER = 2**62
 
 
+def nowhere(batch: Batch, probability_B: np.ndarray, step: int) -> None:
+    """Publishes nothing."""
+
+
 def settled(level: LevelConfig) -> LevelConfig:
     """With a number of threads: how sums are split over them decides their last bits."""
     return level if level.threads else level.model_copy(update={"threads": 1})
@@ -43,7 +47,7 @@ def run_level(
     advance: Advance,
     key: Callable[[Batch], object] = lambda batch: None,
     boundaries: Sequence[Boundary] = (),
-    publish: Publish = lambda batch, probability_B, step: None,
+    publish: Publish = nowhere,
 ) -> Spent:
     """Predict and learn all ``batches``, each with what ``make`` makes of its rows.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,17 @@ from trainers.levels import level as find_level
 from trainers.loop import Learn
 from trainers.ranks import Ranks
 from trainers.replay.histories import Histories, reached, with_history, write_period
-from trainers.replay.level_run import Advance, run_level, settled, stepping
+from trainers.replay.level_run import (
+    Advance,
+    Publish,
+    nowhere,
+    run_level,
+    settled,
+    stepping,
+)
 from trainers.replay.log import NATURAL, RecordedLog
 from trainers.replay.results import Spent, made_whole
+from trainers.schedule import Schedule
 from trainers.snapshots import Closed, Snapshots
 
 _STAGE, _HAND_DOWNS = "stage.json", "handdowns"
@@ -61,8 +70,14 @@ def _save(folder: Path, spent: Spent, hand_downs: list[HandDown] | None = None) 
     (folder / _STAGE).write_text(json.dumps(about))
 
 
-def run_tpm(log: RecordedLog, config: Config, folder: Path, advance: Advance) -> None:
-    """TPM over the natural impressions; its snapshots go to ``folder``."""
+def run_tpm(
+    log: RecordedLog, config: Config, folder: Path, advance: Advance, early: Iterable[int] = ()
+) -> None:
+    """TPM over the natural impressions; its snapshots go to ``folder``.
+
+    Args:
+        early: ends of periods, ms, besides those of the schedule.
+    """
     level = find_level("tpm", config)
     learner = Learner(settled(level.config), level.schema)
     with made_whole(folder) as partial:
@@ -73,7 +88,13 @@ def run_tpm(log: RecordedLog, config: Config, folder: Path, advance: Advance) ->
             period.clear()
 
         snapshots = Snapshots(
-            learner, level.schema, config.history, Ranks(), send=period.append, told=told
+            learner,
+            level.schema,
+            config.history,
+            Ranks(),
+            send=period.append,
+            told=told,
+            schedule=Schedule(config.history.period_ms, early),
         )
         learn = snapshots.watching(stepping(learner))
         spent = _over_natural(learner, log, config, None, learn, snapshots, advance)
@@ -81,9 +102,20 @@ def run_tpm(log: RecordedLog, config: Config, folder: Path, advance: Advance) ->
 
 
 def run_cpm(
-    log: RecordedLog, config: Config, histories: Histories | None, folder: Path, advance: Advance
+    log: RecordedLog,
+    config: Config,
+    histories: Histories | None,
+    folder: Path,
+    advance: Advance,
+    early: Iterable[int] = (),
+    publish: Publish = nowhere,
 ) -> None:
-    """CPM over the natural impressions; its hand-downs go to ``folder``."""
+    """CPM over the natural impressions; its hand-downs go to ``folder``.
+
+    Args:
+        early: boundaries, ms, at which it hands down besides those of the schedule.
+        publish: told of its predictions.
+    """
     level = find_level("cpm", config)
     learner = Learner(settled(level.config), level.schema)
     # Whole models and changes are told apart as in CPM's own process.
@@ -98,7 +130,7 @@ def run_cpm(
             learner,
             tracker,
             store,
-            config.cpm.cadence_ms,
+            Schedule(config.cpm.cadence_ms, early),
             Ranks(),
             found.append,
             lambda gone: None,
@@ -106,7 +138,7 @@ def run_cpm(
             progress=Progress(),
         )
         learn = stepping(learner)
-        spent = _over_natural(learner, log, config, histories, learn, boundary, advance)
+        spent = _over_natural(learner, log, config, histories, learn, boundary, advance, publish)
         _save(partial, spent, found)
 
 
@@ -118,6 +150,7 @@ def _over_natural(
     learn: Learn,
     boundary: Any,
     advance: Advance,
+    publish: Publish = nowhere,
 ) -> Spent:
     settings = config.replay
     batches = log.batches((NATURAL,), learner.config.batch_size, settings.partitions)
@@ -129,4 +162,5 @@ def _over_natural(
         learn=learn,
         advance=advance,
         boundaries=[boundary],
+        publish=publish,
     )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from monitoring.drift.settings import DriftConfig
+from monitoring.drift.settings import DriftConfig, EarlyConfig
 from monitoring.drift_observer import DriftObserver
 from monitoring.drift_telemetry import DriftTelemetry
 from monitoring.sampled_rows import Predicted
 from monitoring.watermark import NEVER
+from streaming.control import Request
 from streaming.impressions import ImpressionSchema
 from streaming.market import Market
 from streaming.market_config import MarketConfig
@@ -37,8 +40,28 @@ def watermarks(**known: int) -> dict[str, int]:
     return dict.fromkeys(("actr", "cpm", "tpm", "ad", "natural"), NEVER) | known
 
 
-def observer(registry: CollectorRegistry | None = None) -> DriftObserver:
-    return DriftObserver(CONFIG, SCHEMA, DriftTelemetry(registry or CollectorRegistry()))
+class Outbox:
+    """A sender; ``away``: nothing that it has goes out."""
+
+    def __init__(self, away: bool = False) -> None:
+        self.sent: list[Request] = []
+        self.away = away
+
+    def send(self, request: Request) -> None:
+        self.sent.append(request)
+
+    @property
+    def waiting(self) -> list[Request]:
+        return self.sent if self.away else []
+
+
+def observer(
+    registry: CollectorRegistry | None = None,
+    outbox: Outbox | None = None,
+    config: DriftConfig = CONFIG,
+) -> DriftObserver:
+    telemetry = DriftTelemetry(registry or CollectorRegistry())
+    return DriftObserver(config, SCHEMA, telemetry, outbox or Outbox())
 
 
 def through(watching: DriftObserver, days: range, seed: int = 1) -> None:
@@ -80,6 +103,74 @@ def test_a_restart_changes_nothing(cut):
     assert state.keys() == expected.keys()
     for name, array in expected.items():
         np.testing.assert_array_equal(state[name], array)
+
+
+# An alarm about ads' calibration stands for one that is worth asking for.
+CLOSED = CONFIG.model_copy(
+    update={
+        "closes_loop": True,
+        "early": EarlyConfig(domains=("ad",), signals=("calibration",)),
+    }
+)
+
+
+def test_an_alarm_asks_and_every_decision_is_counted_and_logged(caplog):
+    caplog.set_level(logging.INFO, "monitoring.drift_observer")
+    registry, outbox = CollectorRegistry(), Outbox()
+    watching = observer(registry, outbox, CLOSED)
+    watching.tell()
+    asked = {"ask": "period", "decision": "asked"}
+    assert value(registry, "drift_decisions_total", **asked) == 0
+    through(watching, range(CHANGE + 4))
+    assert [request.ask for request in outbox.sent] == ["period", "hand-down"]
+    (at,) = {request.at for request in outbox.sent}
+    assert at in {alarm.event_time for alarm in watching.alarms()}
+    assert value(registry, "drift_decisions_total", **asked) == 1
+    decided = [record for record in caplog.records if "early" in record.message]
+    assert len(decided) == 2 * len(watching.alarms())
+    assert "calibration of ad impressions" in decided[0].message
+
+
+def test_off_it_asks_for_nothing():
+    registry, outbox = CollectorRegistry(), Outbox()
+    off = CLOSED.model_copy(update={"closes_loop": False})
+    watching = observer(registry, outbox, off)
+    through(watching, range(CHANGE + 4))
+    assert watching.alarms() and not outbox.sent
+    assert value(registry, "drift_decisions_total", ask="period", decision="off") == 1
+
+
+@pytest.mark.parametrize("cut", [3, CHANGE + 1])
+def test_a_monitor_that_repeats_itself_asks_the_same_again(cut):
+    first, second = Outbox(), Outbox()
+    watching = observer(None, first, CLOSED)
+    through(watching, range(cut))
+    before, state = list(first.sent), watching.state()
+    through(watching, range(cut, CHANGE + 4))
+    again = observer(None, second, CLOSED)
+    again.restore(state)
+    through(again, range(cut, CHANGE + 4))
+    assert before + second.sent == first.sent != []
+
+
+def test_what_did_not_go_out_is_sent_by_the_next_process():
+    first, second = Outbox(away=True), Outbox()
+    watching = observer(None, first, CLOSED)
+    through(watching, range(CHANGE + 4))
+    observer(None, second, CLOSED).restore(watching.state())
+    assert second.sent == first.sent != []
+    off = Outbox()
+    observer(None, off, CONFIG).restore(watching.state())
+    assert not off.sent, "the loop is off now"
+
+
+def test_a_checkpoint_from_before_the_loop_is_gone_on_from():
+    watching = observer()
+    through(watching, range(3))
+    state = {name: array for name, array in watching.state().items() if name != "loop"}
+    again = observer()
+    again.restore(state)
+    assert again.state().keys() == watching.state().keys()
 
 
 def test_a_domain_goes_on_with_the_slower_of_its_predictions_and_its_impressions():

@@ -15,6 +15,7 @@ from trainers.delta import DeltaTracker, dense_weights
 from trainers.hand_down import CLOSED, HANDED, HandDown, HandDowns, HandDownStore
 from trainers.learner import Learner
 from trainers.ranks import Ranks
+from trainers.schedule import Schedule
 from trainers.take_over import Announced, TakeOver
 from trainers.transfer import read_delta
 from trainers.transfer_settings import ActrConfig
@@ -34,7 +35,7 @@ def batch(seed: int, first_ms: int, step_ms: int = 1, late: int = 0) -> Batch:
 
 
 class Cpm:
-    def __init__(self, folder, whole=False, afresh=False, keep=10, progress=None):
+    def __init__(self, folder, whole=False, afresh=False, keep=10, progress=None, early=()):
         self.learner = Learner(config(ROOM), SCHEMA)
         self.tracker = None if whole else DeltaTracker(self.learner)
         self.store = HandDownStore(folder, keep)
@@ -44,7 +45,7 @@ class Cpm:
             self.learner,
             self.tracker,
             self.store,
-            EVERY,
+            Schedule(EVERY, early),
             Ranks(),
             self.announced.append,
             self.forgotten.append,
@@ -113,6 +114,20 @@ def test_it_hands_down_at_every_boundary_what_was_learnt_before(cpm, tmp_path):
 def test_several_boundaries_crossed_at_once_are_one_hand_down(tmp_path):
     cpm = Cpm(tmp_path).take(*days(10_000, 2), batch(9, 15_500))
     assert [(h.boundary, h.since) for h in cpm.announced] == [(10_000, 0), (15_000, 0)]
+
+
+def test_an_early_hand_down_comes_besides_and_the_next_carries_the_rest(cpm, tmp_path):
+    early = Cpm(tmp_path / "early", early=[12_300]).take(*days(10_000, 13))
+    found = [(h.boundary, h.since) for h in early.announced[1:]]
+    assert found == [(11_000, 0), (12_000, 11_000), (12_300, 12_000), (13_000, 12_300)]
+    actr = Actr(announced_by(early))
+    for first, taken in ((12_290, 12_000), (12_300, 12_300)):
+        assert actr.offer(batch(50, first)) == {CLOSED: taken, HANDED: taken}
+    parts = [read_delta(tmp_path / "early" / name).dense for name in ("12300", "13000")]
+    whole = read_delta(tmp_path / "hand-downs" / "13000").dense
+    assert not torch.equal(*(part["output.bias"] for part in parts))
+    for name, change in whole.items():
+        torch.testing.assert_close(sum(p[name] for p in parts), change, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("whole", [False, True])

@@ -6,14 +6,16 @@ import pytest
 from synthetic_stream import impressions
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
-from embeddings.history import KINDS, bucket_of
+from embeddings.history import KINDS, bucket_of, empty_window, merge, publish
 from embeddings.history_records import encode_snapshot
 from embeddings.history_settings import HistoryConfig
+from embeddings.history_store import HistoryStore
 from embeddings.ids import ID_SPACE, gather
 from errors import UserError
 from streaming.impressions import Batch, Feature, ImpressionSchema, SourceRows
 from trainers.learner import Learner, write_state
 from trainers.ranks import Ranks
+from trainers.schedule import Schedule
 from trainers.seen import Seen, read_seen, write_seen
 from trainers.settings import LevelConfig, ModelConfig, TableConfig
 from trainers.snapshots import Snapshots
@@ -54,7 +56,7 @@ def stream(count: int = 40, step: int = 130) -> list[Batch]:
 class Life:
     """A learner and its periods, driven as the loop drives them."""
 
-    def __init__(self, schema=SCHEMA, config=CONFIG, closed=0, resumed=None):
+    def __init__(self, schema=SCHEMA, config=CONFIG, closed=0, resumed=None, early=()):
         self.sent, self.told, self.tables, self.vectors = [], [], [], {}
         self.learner = Learner(config, schema)
         if resumed is not None:
@@ -68,6 +70,7 @@ class Life:
             told=self.told.append,
             closed=closed,
             seen=read_seen(resumed) if resumed is not None else None,
+            schedule=Schedule(PERIOD, early),
         )
         self.marks = {}
 
@@ -218,6 +221,59 @@ def test_a_gap_in_the_log_closes_empty_periods_too():
     assert [c.period_end for c in life.told] == [START + PERIOD * i for i in (1, 2, 3)]
     assert len(life.sent) == 3 * 2 * BUCKETS
     assert all(not len(s.ids_N) and s.dim == 8 for s in life.sent if s.period_end > START + PERIOD)
+
+
+def test_an_early_end_divides_who_was_seen_and_moves_no_other_end(whole):
+    early = START + PERIOD + 400 * PERIOD // 1_000
+    divided = Life(early=[early]).run(stream())
+    ends = sorted({s.period_end for s in whole.sent})
+    assert sorted({s.period_end for s in divided.sent}) == sorted([*ends, early])
+    for kind in KINDS:
+        for begin, end in ((ends[0], early), (early, ends[1])):
+            seen = seen_between(stream(), f"{kind}_id", begin, end)
+            assert ids_of(divided, end, kind) == seen & divided.vectors[end, kind].keys() != set()
+    before, after = (
+        [
+            b
+            for b, s in zip(bytes_of(life), life.sent, strict=True)
+            if s.period_end not in (early, ends[1])
+        ]
+        for life in (whole, divided)
+    )
+    assert before == after
+
+
+def test_readers_see_an_early_end_from_its_time_on_and_not_before():
+    early, store = START + PERIOD // 2, HistoryStore.of(HISTORY, 8)
+    life = Life(early=[early]).run(stream())
+    windows = {}
+    for snapshot in life.sent:
+        bucket = (snapshot.kind, snapshot.bucket)
+        window = windows.get(bucket) or empty_window(HISTORY.window, 8)
+        windows[bucket] = merge(window, snapshot)
+        if snapshot.period_end <= START + PERIOD:
+            store.apply({bucket: publish(windows[bucket], HISTORY)})
+    ids_N = np.array(sorted(ids_of(life, early, "user")))
+    for time, known in ((early - 1, 0), (early, len(ids_N))):
+        _, mask_NS = store.lookup("user", ids_N, np.full(len(ids_N), time))
+        assert mask_NS.sum() == known
+
+
+def seen_between(batches, column, begin, end):
+    """Ids with an event time in [begin, end), in batches that come while the end is open."""
+    found, watermark = set(), 0
+    for one in batches:
+        times, ids = (one.rows.column(n).to_numpy() for n in ("event_time", column))
+        if watermark < end:
+            found |= set(ids[(times >= begin) & (times < end)].tolist())
+        watermark = one.watermark
+    return found
+
+
+def ids_of(life, end, kind):
+    """Raw ids in the snapshot of the period that ends at ``end``, ms."""
+    sent = [s for s in life.sent if (s.period_end, s.kind) == (end, kind)]
+    return {int(raw) for s in sent for raw in s.ids_N}
 
 
 def test_a_log_begins_in_the_middle_of_history():
