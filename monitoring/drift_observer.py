@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Protocol
 
 import pyarrow as pa
@@ -82,8 +81,7 @@ def _domain(name: str) -> Domain:
 
 
 def _words(alarm: Alarm) -> str:
-    when = datetime.fromtimestamp(alarm.event_time / 1000, UTC).strftime("%Y-%m-%d %H:%M")
     return (
-        f"drift: {alarm.signal} of {alarm.domain} impressions changed by {when} "
+        f"drift: {alarm.signal} of {alarm.domain} impressions changed "
         f"({alarm.detector}, {alarm.statistic:.3g})"
     )
