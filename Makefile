@@ -8,7 +8,7 @@ FLAVOUR := $(shell if [ -e /proc/driver/nvidia/version ] || command -v nvidia-sm
 READY := $(VENV)/.ready-$(FLAVOUR)
 JOBS := 2
 
-.PHONY: help setup demo test lint format fire bench bench-drift soak compose-test gpu-check requirements dashboards clean
+.PHONY: help setup demo test lint format fire queries bench bench-drift overload soak compose-test gpu-check requirements dashboards clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,13 +35,19 @@ format: $(READY) ## Let ruff put the code in shape
 	@$(BIN)/ruff format -q .
 
 fire: $(READY) ## Twenty whole runs in which every process is killed again and again
-	@$(BIN)/pytest -m slow $(ARGS)
+	@$(BIN)/pytest -m slow tests/faults $(ARGS)
+
+queries: $(READY) ## Every query of dashboards and alerts, asked of a Prometheus beside the running demo
+	@$(BIN)/pytest -m slow tests/integration $(ARGS)
 
 bench: $(READY) ## Every figure that README gives (about 15 minutes)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 bench-drift: $(READY) ## False alarms and delays of every drift detector (docs/drift.md)
 	@$(BIN)/python -m benchmarks.drift_score $(ARGS)
+
+overload: $(READY) ## Three times what A-CTR can learn, for ten minutes (Debian: prometheus; 45 minutes)
+	@$(BIN)/python -m benchmarks.overload $(ARGS)
 
 soak: $(READY) ## Ten million impressions; memory must stay flat
 	@$(BIN)/python -m benchmarks.soak $(ARGS)
