@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from benchmarks.overload import grew
 from benchmarks.overload_figures import accounted, growth
 
 
@@ -24,3 +25,10 @@ def test_every_impression_is_to_be_predicted_once():
     assert accounted(ids, ids[:7]) == (3, 0)
     assert accounted(ids, np.append(ids, [4, 4])) == (0, 2)
     assert accounted(ids, np.append(ids[1:], 99)) == (1, 1)
+
+
+def test_a_process_is_held_against_its_warm_up_and_java_against_its_heap():
+    rising = growth([(minute, 300.0 + 2 * minute) for minute in range(40)])
+    assert grew("train-actr", rising) and not grew("kafka", rising)
+    assert grew("kafka", growth([(minute, 400.0 + 4 * minute) for minute in range(40)]))
+    assert not grew("train-actr", growth([(minute, 900.0 + minute / 10) for minute in range(40)]))
