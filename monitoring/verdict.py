@@ -43,9 +43,11 @@ def other_levels(snapshot: Snapshot) -> list[str]:
     """A sentence for each level but the chart's: how far it came, and what A-CTR had of it."""
     shown, sentences = snapshot.shown, []
     for level in snapshot.levels:
-        if level.level == snapshot.level or math.isnan(level.model_version):
+        if level.level == snapshot.level:
             continue
-        words = f"{level.level}: version {level.model_version:,.0f}, up to event time "
+        unsaved = math.isnan(level.model_version)
+        words = "no version yet" if unsaved else f"version {level.model_version:,.0f}"
+        words = f"{level.level}: {words}, learnt up to event time "
         words += f"{text.event_time(level.event_time)}, GAUC {text.ratio(level.gauc)}"
         if level.level == "cpm" and snapshot.hand_downs:
             words += f"; {len(snapshot.hand_downs)} hand-downs taken over"

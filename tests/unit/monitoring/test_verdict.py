@@ -40,8 +40,10 @@ def test_the_other_levels_have_a_sentence_each():
         LevelState("tpm", model_version=1_600),
     )
     assert other_levels(Snapshot(0.0, levels=levels, hand_downs=(Effect(0, 0.6, 0.7),))) == [
-        "cpm: version 1,640, up to event time 1970-01-02 00:00, GAUC 0.710; "
+        "cpm: version 1,640, learnt up to event time 1970-01-02 00:00, GAUC 0.710; "
         "1 hand-downs taken over",
-        "tpm: version 1,600, up to event time –, GAUC –; 93% of the last ads had a history from it",
+        "tpm: version 1,600, learnt up to event time –, GAUC –; "
+        "93% of the last ads had a history from it",
     ]
-    assert other_levels(Snapshot(0.0, levels=(LevelState("cpm"),))) == []
+    (word,) = other_levels(Snapshot(0.0, levels=(LevelState("actr"), LevelState("cpm"))))
+    assert word.startswith("cpm: no version yet")
