@@ -8,7 +8,7 @@ FLAVOUR := $(shell if [ -e /proc/driver/nvidia/version ] || command -v nvidia-sm
 READY := $(VENV)/.ready-$(FLAVOUR)
 JOBS := 2
 
-.PHONY: help setup demo test lint format fire bench bench-drift bench-loop soak compose-test gpu-check requirements dashboards clean
+.PHONY: help setup demo test lint format fire queries bench bench-drift bench-loop overload soak compose-test gpu-check requirements dashboards clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,7 +35,10 @@ format: $(READY) ## Let ruff put the code in shape
 	@$(BIN)/ruff format -q .
 
 fire: $(READY) ## Twenty whole runs in which every process is killed again and again
-	@$(BIN)/pytest -m slow $(ARGS)
+	@$(BIN)/pytest -m slow tests/faults $(ARGS)
+
+queries: $(READY) ## Every query of dashboards and alerts, asked of a Prometheus beside the running demo
+	@$(BIN)/pytest -m slow tests/integration $(ARGS)
 
 bench: $(READY) ## Every figure that README gives (about 15 minutes)
 	@$(BIN)/python -m benchmarks $(ARGS)
@@ -45,6 +48,9 @@ bench-drift: $(READY) ## False alarms and delays of every drift detector (docs/d
 
 bench-loop: $(READY) ## What a drift alarm that asks for an early refresh is worth (docs/drift.md)
 	@$(BIN)/python -m benchmarks.drift_loop $(ARGS)
+
+overload: $(READY) ## Three times what A-CTR can learn, for ten minutes (Debian: prometheus; 45 minutes)
+	@$(BIN)/python -m benchmarks.overload $(ARGS)
 
 soak: $(READY) ## Ten million impressions; memory must stay flat
 	@$(BIN)/python -m benchmarks.soak $(ARGS)

@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
+import signal
 import sys
 
-import click
+_INTERRUPTIBLE = (
+    os.path.basename(sys.argv[0]).startswith(("ecdctr", "cli."))
+    and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+)
+if _INTERRUPTIBLE:  # while modules are imported Ctrl-C ends the process without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from errors import UserError
+import click  # noqa: E402
+
+from errors import UserError  # noqa: E402
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("config_command", "Print the effective configuration and where each value is from."),
@@ -42,6 +51,8 @@ class LazyGroup(click.Group):
             return None
         command = importlib.import_module(COMMANDS[cmd_name][0]).command
         assert isinstance(command, click.Command)
+        if _INTERRUPTIBLE:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         return command
 
     def resolve_command(

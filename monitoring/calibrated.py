@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from monitoring import text
 from monitoring.level_quality import Generation
 
+ENOUGH = 1_000
+"""Predictions with which a version is judged at all; the dashboards' panel says the same."""
 _Z = 1.96  # of a 95 % interval
 
 HEADINGS = (
@@ -28,7 +30,16 @@ class Calibrated:
     off: float
     """Distance of the logarithm of COPC from 0; NaN where COPC is not defined."""
     worst: bool = False
-    """Whether it is the worst of its level, and by more than chance."""
+    """Whether it is the worst of those that can be judged, and by more than chance."""
+
+    @property
+    def enough(self) -> bool:
+        return self.generation.metrics.impressions >= ENOUGH
+
+    @property
+    def published(self) -> bool:
+        """Version 0 is what was predicted before anything was."""
+        return self.generation.version > 0
 
     @property
     def beyond_chance(self) -> bool:
@@ -56,24 +67,39 @@ class Calibrated:
 def by_calibration(generations: Mapping[str, Sequence[Generation]]) -> list[Calibrated]:
     """All generations of all levels that predicted something, worst first."""
     found = [
-        made
+        _calibrated(level, generation)
         for level, of in generations.items()
-        for made in _marked([_calibrated(level, g) for g in of if g.metrics.impressions])
+        for generation in of
+        if generation.metrics.impressions
     ]
-    return sorted(found, key=_badness, reverse=True)
+    sure = [c for c in found if c.published and c.enough and c.beyond_chance]
+    worst = max(sure, key=_badness, default=None)
+    marked = [replace(c, worst=True) if c is worst else c for c in found]
+    return sorted(marked, key=_badness, reverse=True)
 
 
 def sentence(found: Sequence[Calibrated]) -> str:
-    """The answer for all levels."""
-    worst = [c for c in found if c.worst]
-    if not found:
-        return "No version has predicted anything yet."
-    if not worst:
-        return "No version's calibration is off by more than chance."
-    return " ".join(
-        f"Worst calibrated at {c.level}: version {c.generation.version} "
-        f"({c.cells[4]}), predicting since {c.cells[6]}."
-        for c in worst
+    """The answer, one for all levels, and who was not asked."""
+    judged = [c for c in found if c.published and c.enough]
+    few = sum(c.published and not c.enough for c in found)
+    left_out = [f"{few} with fewer than {ENOUGH:,} predictions"] if few else []
+    left_out += ["version 0, before anything was published"] * any(not c.published for c in found)
+    words = [_answer(judged)]
+    words += [f"Left out: {'; '.join(left_out)}."] if left_out else []
+    return " ".join(words)
+
+
+def _answer(judged: Sequence[Calibrated]) -> str:
+    if not judged:
+        return "No published version has predicted enough yet to be judged."
+    worst = next((c for c in judged if c.worst), None)
+    if worst is None:
+        return "No published version's calibration is off by more than chance."
+    way = "few" if worst.generation.metrics.copc > 1 else "many"
+    return (
+        f"Worst calibrated: version {worst.generation.version} of {worst.level}, since "
+        f"{worst.cells[6]} (event time): it promises too {way} clicks "
+        f"(COPC {worst.cells[2]}, {worst.cells[4]})."
     )
 
 
@@ -84,12 +110,6 @@ def _calibrated(level: str, generation: Generation) -> Calibrated:
     chance = _Z / math.sqrt(clicks / m.copc) if m.copc > 0 else math.nan
     off = abs(math.log(m.copc)) if m.copc > 0 else math.inf if m.copc == 0 else math.nan
     return Calibrated(level, generation, chance, off)
-
-
-def _marked(of: list[Calibrated]) -> list[Calibrated]:
-    sure = [c for c in of if c.beyond_chance]
-    worst = max(sure, key=_badness, default=None)
-    return [Calibrated(c.level, c.generation, c.chance, c.off, worst=c is worst) for c in of]
 
 
 def _badness(one: Calibrated) -> float:

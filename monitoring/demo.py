@@ -18,10 +18,11 @@ from rich.live import Live
 from config import Config, configured
 from errors import UserError
 from monitoring.processes import MONITOR, page_of, running
+from monitoring.scrape import watched
 from monitoring.snapshot import FLOOR, ProcessState, Snapshot
 from monitoring.status import Observer
 from monitoring.targets import write_targets
-from monitoring.verdict import verdict
+from monitoring.verdict import other_levels, verdict
 from monitoring.view import View, line
 from settings import Loaded
 from shutdown import stop_event
@@ -33,6 +34,7 @@ DEMO_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "demo.toml"
 MARKER = ".ecdctr-demo"
 STOP_SECONDS = 30.0
 KAFKA_SECONDS = 120
+MONITOR_SECONDS = 30.0
 OTHERS_SECONDS = 30.0
 LINE_SECONDS = 5.0
 MESSAGE_SECONDS = 15.0
@@ -252,10 +254,13 @@ class Demo:
 
     def _conclude(self, observer: Observer) -> int:
         """Stop the writers, read all predictions, sum up."""
+        others = other_levels(observer.snapshot())
         self.market.stop(STOP_SECONDS)
         self.trainer.stop(STOP_SECONDS)
         follower = observer.finish_reading(STOP_SECONDS)
         snapshot = observer.snapshot()
+        if follower is not None:
+            self._wait_for_monitor(follower.impressions)
         if self.console.is_terminal:
             self.console.print(View(snapshot))
         if follower is None or follower.impressions == 0:
@@ -270,7 +275,7 @@ class Demo:
             repeated=follower.repeated,
             batch=self.config.actr.batch_size,
         )
-        for sentence in words:
+        for sentence in [*words, *others]:
             self._say(sentence)
         restarts = sum(child.restarts for child in self.children)
         self._say(f"{restarts} restarts; logs and checkpoints in {self.config.run_dir}")
@@ -279,6 +284,22 @@ class Demo:
             f"ecdctr monitor --report --run-dir {self.config.run_dir}"
         )
         return 0 if beaten else 1
+
+    def _wait_for_monitor(self, predictions: int) -> None:
+        """Until it has read all of A-CTR's, or for a while: it may be the slowest of all."""
+        deadline = time.monotonic() + MONITOR_SECONDS
+        said = False
+        while self.monitor.running and not self.stopping.is_set():
+            read = watched(self.config.run_dir, "actr")
+            if read >= predictions:
+                return
+            if time.monotonic() > deadline:
+                self._say(f"the monitor has read {read:,.0f} of {predictions:,} predictions")
+                return
+            if not said:
+                self._say("waiting for the monitor")
+                said = True
+            self.stopping.wait(0.5)
 
     def _stop(self) -> None:
         for child in self.children:

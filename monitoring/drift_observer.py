@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import numpy as np
@@ -128,8 +127,7 @@ def _domain(name: str) -> Domain:
 
 
 def _words(alarm: Alarm) -> str:
-    when = datetime.fromtimestamp(alarm.event_time / 1000, UTC).strftime("%Y-%m-%d %H:%M")
     return (
-        f"drift: {alarm.signal} of {alarm.domain} impressions changed by {when} "
+        f"drift: {alarm.signal} of {alarm.domain} impressions changed "
         f"({alarm.detector}, {alarm.statistic:.3g})"
     )

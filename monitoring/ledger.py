@@ -17,7 +17,7 @@ from monitoring.monitor_told import Alarm, LevelTold
 from monitoring.recalled import Recalled
 from monitoring.sampled_rows import Predicted
 from monitoring.watermark import Watermark
-from streaming.codec import decode
+from streaming.group_decoding import decode_all
 from streaming.impressions import EVENT_TIME, ImpressionSchema
 from streaming.predictions import SourceFilter, appended_at
 
@@ -234,13 +234,16 @@ class Ledger:
         self, topic: str, domain: str, partition: int, records: Sequence[Record], end: int
     ) -> None:
         """The same for records of impressions; only observers want them."""
-        for record in records:
-            found = decode(record.value, record.headers, record.timestamp, self._schema)
+        good = []
+        for found in decode_all(records, self._schema):
             self.unreadable[topic] += bool(found.bad)
             if found.rows.num_rows:
-                self._read[domain].note(partition, found.rows.column(EVENT_TIME).to_numpy())
-                for observer in self.observers.values():
-                    observer.impressions(domain, found.rows)
+                good.append(found.rows)
+        if good:
+            rows = pa.concat_batches(good)
+            self._read[domain].note(partition, rows.column(EVENT_TIME).to_numpy())
+            for observer in self.observers.values():
+                observer.impressions(domain, rows)
         self.positions.setdefault(topic, {})[partition] = end
 
     def advance(self, behind: Mapping[str, Collection[int]]) -> None:

@@ -22,6 +22,7 @@ FORMAT = 1
 NAME = "checkpoint"
 _HEX = 64
 _CHUNK = 1 << 20
+_KEPT_ASIDE = 3
 
 
 class DamagedState(Exception):
@@ -96,7 +97,14 @@ def _content(file: BinaryIO) -> tuple[dict[str, Any], dict[str, NDArray]]:
 
 
 def set_aside(directory: Path) -> Path:
-    """Give the checkpoint another name, so that it is not read again; the name."""
+    """Give the checkpoint another name, so that it is not read again; the name.
+
+    Only the newest few are kept under such names.
+    """
     aside = directory / f"damaged-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
     (directory / NAME).replace(aside)
+    others = [path for path in directory.glob("damaged-*") if path.is_file() and path != aside]
+    newest_first = sorted(others, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for old in newest_first[_KEPT_ASIDE - 1 :]:
+        old.unlink(missing_ok=True)
     return aside

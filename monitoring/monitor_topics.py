@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ from streaming.predictions import SourceFilter
 from streaming.topics import TopicsConfig
 
 _MAX_RECORDS = 500
+_POLL_SECONDS = 0.2  # for a topic's share of a turn: saving, telling and stopping wait so long
 
 LEVEL_DOMAINS = {"tpm": "natural", "cpm": "natural", "actr": "ad"}
 """Level to the impressions that it predicts."""
@@ -32,19 +34,33 @@ class TopicReader:
     consumer: LogConsumer
     topic: str
     take: Take | None
+    clock: Callable[[], float] = time.monotonic
     ends: dict[int, int] | None = field(default=None, init=False)
     """Offset after each partition's last record, as last asked for; None: not known yet."""
+    _seconds_a_record: float = field(default=0.0, init=False)
 
     def poll(self, ledger: Ledger) -> int:
-        """Take what has come, without waiting; how many records."""
+        """Take what has come, without waiting; how many records.
+
+        As many at most as take about _POLL_SECONDS, by what the last ones took.
+        """
         if self.take is None:
             return 0
-        found, gaps = self.consumer.poll(_MAX_RECORDS, 0, timeout_ms=0)
+        begin = self.clock()
+        found, gaps = self.consumer.poll(self._most(), 0, timeout_ms=0)
         for gap in gaps:
             ledger.lost[self.topic] += gap.records
         for partition, records in found:
             self.take(partition, records, records[-1].offset + 1)
-        return sum(len(records) for _, records in found)
+        read = sum(len(records) for _, records in found)
+        if read:
+            self._seconds_a_record = (self.clock() - begin) / read
+        return read
+
+    def _most(self) -> int:
+        if self._seconds_a_record * _MAX_RECORDS <= _POLL_SECONDS:
+            return _MAX_RECORDS
+        return max(1, int(_POLL_SECONDS / self._seconds_a_record))
 
     def ask(self) -> bool:
         """Ask for the topic's ends; whether Kafka answered."""

@@ -10,10 +10,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from monitoring.processes import Process
+from monitoring.processes import MONITOR, Process, running
 from monitoring.series import Point
 from monitoring.snapshot import NAN, LevelState, ProcessState, Snapshot, TableState
 from monitoring.telemetry import PREFIX
@@ -81,6 +82,13 @@ def scrape_all(processes: Sequence[Process], timeout: float = 2.0) -> list[Scrap
         return []
     with ThreadPoolExecutor(max_workers=min(len(processes), 16)) as pool:
         return list(pool.map(lambda process: scrape(process, timeout), processes))
+
+
+def watched(run_dir: Path, level: str) -> float:
+    """Predictions of ``level`` that the monitor of a run directory has read; 0: none answers."""
+    monitors = [process for process in running(run_dir) if process.name == MONITOR]
+    samples = Samples(s for one in scrape_all(monitors) for s in one.samples)
+    return samples.of(level=level).total("monitor_predictions_total", 0)
 
 
 def kafka_state(kafka: KafkaConfig | None, timeout: float = 0.5) -> str:

@@ -61,7 +61,8 @@ class Snapshot:
     at: float  # wall clock, s since 1970
     processes: tuple[ProcessState, ...] = ()
     levels: tuple[LevelState, ...] = ()
-    points: tuple[Point, ...] = ()  # the chart's, of the first level
+    level: str = "actr"  # the chart's and the tables'
+    points: tuple[Point, ...] = ()  # the chart's
     hand_downs: tuple[Effect, ...] = ()  # of the chart's level, oldest first
     produced: Mapping[str, float] = field(default_factory=dict)  # topic to impressions
     produced_per_second: float = NAN
@@ -74,6 +75,10 @@ class Snapshot:
         """Newest GAUC of the model, and its ceiling: the chart's last point, else the trainer's."""
         if self.points:
             return self.points[-1].model, self.points[-1].ceiling
-        if self.levels:
-            return self.levels[0].gauc, self.levels[0].ceiling
-        return NAN, NAN
+        shown = self.shown
+        return (shown.gauc, shown.ceiling) if shown is not None else (NAN, NAN)
+
+    @property
+    def shown(self) -> LevelState | None:
+        """The chart's level; None: it does not run."""
+        return next((one for one in self.levels if one.level == self.level), None)

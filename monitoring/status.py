@@ -104,7 +104,7 @@ class Observer:
         snapshot = self._builder.build(
             scrapes, time.time(), kafka_state(self._kafka()), points, message
         )
-        return self._with_hand_downs(snapshot)
+        return self._with_hand_downs(replace(snapshot, level=self._level))
 
     def _with_hand_downs(self, snapshot: Snapshot) -> Snapshot:
         for level in snapshot.levels:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
+from monitoring import text
 from monitoring.metrics import Interval
+from monitoring.snapshot import Snapshot
 from monitoring.window import WindowMetrics
 
 
@@ -33,6 +37,24 @@ def verdict(
         f"floor {floor:.3f}, ceiling {metrics.gauc_ceiling:.3f}",
         "the model beat the floor" if beaten else "the model did NOT beat the floor",
     ], beaten
+
+
+def other_levels(snapshot: Snapshot) -> list[str]:
+    """A sentence for each level but the chart's: how far it came, and what A-CTR had of it."""
+    shown, sentences = snapshot.shown, []
+    for level in snapshot.levels:
+        if level.level == snapshot.level:
+            continue
+        unsaved = math.isnan(level.model_version)
+        words = "no version yet" if unsaved else f"version {level.model_version:,.0f}"
+        words = f"{level.level}: {words}, learnt up to event time "
+        words += f"{text.event_time(level.event_time)}, GAUC {text.ratio(level.gauc)}"
+        if level.level == "cpm" and snapshot.hand_downs:
+            words += f"; {len(snapshot.hand_downs)} hand-downs taken over"
+        if level.level == "tpm" and shown is not None and not math.isnan(shown.history):
+            words += f"; {text.percent(shown.history)} of the last ads had a history from it"
+        sentences.append(words)
+    return sentences
 
 
 def _rest(waiting: int, batch: int) -> str:

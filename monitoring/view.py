@@ -39,10 +39,11 @@ def render(snapshot: Snapshot, width: int, height: int, ascii_only: bool = False
     narrow = width < _NARROW
     side_width = 0 if narrow else 44 if width >= _WIDE else 30
     side = [*_processes(snapshot.processes, ascii_only), Text(), *_tables(snapshot, ascii_only)]
-    above = [_header(snapshot), *_levels(snapshot.levels), Text()]
-    below = [Text(), *_transfer(snapshot), _dead_letters(snapshot)]
+    above = [*_folded(_header(snapshot), width), *_levels(snapshot.levels), Text()]
+    words = [*_transfer(snapshot), _dead_letters(snapshot), *_notes(snapshot.processes)]
     if snapshot.message:
-        below.append(Text(snapshot.message, style="bold"))
+        words.append(Text(snapshot.message, style="bold"))
+    below = [Text(), *(part for made in words for part in _folded(made, width))]
     # Title, axis and dates are three more lines; the last line stays free for the cursor.
     room = height - len(above) - len(below) - 4 - (len(side) + 1 if narrow else 0)
     rows = min(max(room, _CHART_HEIGHT[0]), _CHART_HEIGHT[1])
@@ -76,8 +77,8 @@ def line(snapshot: Snapshot) -> str:
             f"lag {text.count(level.lag_records)} records {text.seconds(level.lag_seconds)}",
         ]
     parts.append(f"gauc {text.ratio(model)} ceiling {text.ratio(ceiling)} floor {FLOOR}")
-    for level in snapshot.levels[:1]:
-        parts += [f"{table.name} {text.percent(table.occupancy)}" for table in level.tables]
+    if shown := snapshot.shown:
+        parts += [f"{table.name} {text.percent(table.occupancy)}" for table in shown.tables]
     if snapshot.hand_downs:
         parts.append(f"hand-downs {len(snapshot.hand_downs)}, {_effects(snapshot)}")
     parts.append(f"dead letters {text.count(sum(snapshot.dead_letters.values()))}")
@@ -144,13 +145,22 @@ def _processes(processes: Iterable[ProcessState], ascii_only: bool) -> list[Text
         made.append(f" {process.state}", style=style)
         if not math.isnan(process.age_seconds):
             made.append(f" {text.seconds(process.age_seconds)}", style="default")
-        lines.append(made.append(f" {process.note}" if process.note else "", style="default"))
+        lines.append(made)
     return lines
 
 
+def _notes(processes: Iterable[ProcessState]) -> list[Text]:
+    """What is wrong with whom: too long for a column."""
+    return [
+        Text(f"{process.name} ", style="dim").append(process.note, style="default")
+        for process in processes
+        if process.note
+    ]
+
+
 def _tables(snapshot: Snapshot, ascii_only: bool) -> list[Text]:
-    tables = snapshot.levels[0].tables if snapshot.levels else ()
-    lines = [Text("table rows in use, evicted", style="dim")] if tables else []
+    tables = snapshot.shown.tables if snapshot.shown else ()
+    lines = [Text(f"{snapshot.level} rows in use, evicted", style="dim")] if tables else []
     return lines + [_table(table, ascii_only) for table in tables]
 
 
@@ -165,17 +175,17 @@ def _table(table: TableState, ascii_only: bool) -> Text:
 
 def _transfer(snapshot: Snapshot) -> list[Text]:
     """What the level of the chart got from the others; nothing where there are no others."""
-    made = Text()
+    histories, hand_downs = Text(), Text()
     for level in snapshot.levels:
         if not math.isnan(level.history):
             age = level.history_age_seconds
             since = f"{text.seconds(age)} old" if not age < 0 else f"{text.seconds(-age)} ahead"
-            made.append(f"{level.level} history ", style="dim")
-            made.append(f"{text.percent(level.history)}, {since}  ", style="default")
+            histories.append(f"{level.level} history ", style="dim")
+            histories.append(f"{text.percent(level.history)}, {since}  ", style="default")
     if snapshot.hand_downs:
-        made.append("hand-downs ", style="dim")
-        made.append(f"{len(snapshot.hand_downs)}, {_effects(snapshot)}", style="default")
-    return [made] if made.plain else []
+        hand_downs.append("hand-downs ", style="dim")
+        hand_downs.append(f"{len(snapshot.hand_downs)}, {_effects(snapshot)}", style="default")
+    return [made for made in (histories, hand_downs) if made.plain]
 
 
 def _effects(snapshot: Snapshot) -> str:
@@ -206,7 +216,8 @@ def _chart(snapshot: Snapshot, width: int, height: int, ascii_only: bool) -> lis
     glyphs = chart.ASCII if ascii_only else chart.UNICODE
     model, ceiling = snapshot.gauc
     title = Text("GAUC ", style="bold")
-    title.append(f"{'*' if ascii_only else '⠶'} model {text.ratio(model)}", _STYLES["model"])
+    curve = "*" if ascii_only else "⠶"
+    title.append(f"{curve} {snapshot.level} {text.ratio(model)}", _STYLES["model"])
     title.append(f"  {glyphs.ceiling} ceiling {text.ratio(ceiling)}", _STYLES["ceiling"])
     title.append(f"  {glyphs.floor} floor {FLOOR}", _STYLES["floor"])
     points = snapshot.points
@@ -240,6 +251,21 @@ def _dates(snapshot: Snapshot, width: int) -> Text:
     unknown = all(math.isnan(point.ceiling) for point in points)
     middle = "ceiling not known" if unknown else ""
     return Text(f"     {first}{middle:^{max(width - 25, 1)}}{last}", style="dim")
+
+
+def _folded(made: Text, width: int) -> list[Text]:
+    """Broken between words where it is longer than a line."""
+    words, cuts, begin = made.plain, [], 0
+    while len(words) - begin > width:
+        cut = words.rfind(" ", begin, begin + width + 1) + 1
+        if cut <= begin:  # a word that is longer than a line
+            break
+        cuts.append(cut)
+        begin = cut
+    parts = list(made.divide(cuts))
+    for part in parts:
+        part.rstrip()
+    return parts
 
 
 def _beside(left: list[Text], right: list[Text], column: int) -> list[Text]:

@@ -154,9 +154,18 @@ def resend(
         with Resender(kafka, topic) as resender:
             resender.send(chosen(), report)
     click.echo(f"{sent} {'would be ' if dry_run else ''}sent back, {refused} still bad")
+    click.echo(_by(loaded, refused))
 
 
 # -- shared -------------------------------------------------------------------
+
+
+def _by(loaded: Loaded[Config], refused: int) -> str:
+    """Which schema decided, and where another would come from."""
+    said = {where for key, where in loaded.origins.items() if key.startswith("impressions.")}
+    schema = f"the schema of {' and '.join(sorted(said))}" if said else "the default schema"
+    hint = "; --config FILE takes another one's [impressions]" if refused else ""
+    return f"judged by {schema}{hint}"
 
 
 def _place(config: Config) -> tuple[KafkaConfig, str]:

@@ -199,6 +199,8 @@ def import_log(
         return summary
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # of one that failed; a killed one's is there
 
 
 def _fill(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
@@ -11,6 +12,7 @@ import click
 
 from config import Config, configured
 from errors import UserError
+from monitoring.processes import Registration
 from settings import Loaded
 from shutdown import stop_event
 from streaming.embedded_kafka import EmbeddedKafka
@@ -47,8 +49,12 @@ def command(loaded: Loaded[Config], listen: str | None) -> None:
     signal.signal(signal.SIGTERM, _interrupt)  # until the broker is up
     try:
         folder = config.run_dir / "kafka"
-        with EmbeddedKafka(folder, listener=listener, report=click.echo) as broker:
+        with (
+            EmbeddedKafka(folder, listener=listener, report=click.echo) as broker,
+            contextlib.ExitStack() as stack,
+        ):
             stopping = stop_event()
+            stack.enter_context(Registration(config.run_dir, "kafka"))
             click.echo(f"Kafka is ready at {broker.bootstrap_servers}, data in {broker.data_dir}")
             keep_running(broker, stopping)
     except KeyboardInterrupt:

@@ -44,11 +44,11 @@ def _answers() -> list[Any]:
         answer(
             "Newest alarm, by event time",
             Query(
-                "1000 * topk(1, ecdctr_drift_alarm_event_time_seconds)",
+                "1000 * topk(1, ecdctr_drift_alarm_event_time_seconds or vector(0))",
                 "{{domain}} {{signal}} {{detector}}",
                 True,
             ),
-            Look("dateTimeAsIso", steps=((None, "blue"),)),
+            Look("dateTimeAsIso", steps=((None, "blue"),), zero="none yet"),
             "What it was about, and the event time at which it was raised.",
             named=True,
         ),

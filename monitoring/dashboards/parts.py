@@ -49,6 +49,8 @@ class Look:
     steps: tuple[Step, ...] = ((None, GREEN),)
     low: float | None = None
     high: float | None = None
+    zero: str = ""
+    """What is shown in place of a 0."""
 
 
 def answer(
@@ -136,6 +138,9 @@ def _finished(
         panel.min(look.low)
     if look.high is not None:
         panel.max(look.high)
+    if look.zero:
+        shown = model.ValueMappingResult(text=look.zero)
+        panel.mappings([model.ValueMap(options={"0": shown})])
     return panel
 
 

@@ -109,7 +109,8 @@ def test_list_and_count(run, values, topics):
 
 
 def test_resend_sends_what_a_new_schema_takes(run, values, kafka, topics, tmp_path):
-    assert "0 sent back, 4 still bad" in run("resend").stdout
+    said = run("resend").stdout
+    assert "0 sent back, 4 still bad\njudged by the default schema; --config FILE" in said
     assert returned(kafka, topics) == []
 
     # The large record holds user ids of text only: a schema cannot help it. The others
@@ -127,7 +128,8 @@ def test_resend_sends_what_a_new_schema_takes(run, values, kafka, topics, tmp_pa
     new.write_text(schema_toml(SCHEMA.model_copy(update={"features": features})))
 
     assert "0 sent back, 1 still bad" in run("resend", "--reason", "undecodable-json").stdout
-    assert "1 sent back, 4 still bad" in run("resend", "--config", str(new)).stdout
+    said = run("resend", "--config", str(new)).stdout
+    assert f"1 sent back, 4 still bad\njudged by the schema of {new}; --config" in said
     (record,) = returned(kafka, topics)
     assert (record.partition, record.key, record.value) == (2, None, lacking)
 

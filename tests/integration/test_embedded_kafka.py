@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 from kafka import TopicPartition
-from tests_support import eventually
+from tests_support import eventually, run_ecdctr
 
 from errors import UserError
 from streaming import kafka_jars
@@ -258,6 +258,9 @@ def test_the_command_keeps_one_running_and_its_data(tmp_path):
         address = line_like(process, r"ready at (\S+),")
         found = resolve(KafkaConfig(), tmp_path)
         assert found.bootstrap_servers == address
+        shown = run_ecdctr("status", "--once", "--run-dir", str(tmp_path))
+        assert shown.returncode == 0 and "Kafka up" in shown.stdout
+        assert "kafka         running" in shown.stdout
         with contextlib.closing(admin(found)) as client:
             client.create_topics({"t": {"num_partitions": 1}}, wait_for_metadata=True)
         produce(found, b"kept")

@@ -79,9 +79,9 @@ class Server:
 
 
 class Prometheus(Server):
-    """Scrapes the targets of `targets` every second and evaluates all rules as often."""
+    """Scrapes the targets of `targets` and evaluates all rules, each once in `every`."""
 
-    def __init__(self, folder: Path, targets: Path, history: str = "") -> None:
+    def __init__(self, folder: Path, targets: Path, history: str = "", every: str = "1s") -> None:
         """`history`: series of the past as OpenMetrics text."""
         data = folder / "data"
         if history:
@@ -92,7 +92,7 @@ class Prometheus(Server):
         address = f"127.0.0.1:{free_port()}"
         command = [
             tool("prometheus"),
-            f"--config.file={_configuration(folder, targets)}",
+            f"--config.file={_configuration(folder, targets, every)}",
             f"--storage.tsdb.path={data}",
             f"--web.listen-address={address}",
         ]
@@ -114,10 +114,10 @@ class Prometheus(Server):
         return all(self.ask(rule["record"]) for rule in rules("record"))
 
 
-def _configuration(folder: Path, targets: Path) -> Path:
+def _configuration(folder: Path, targets: Path, every: str) -> Path:
     """Ours for a run directory, only faster, and without an Alertmanager."""
     config = yaml.safe_load((FILES / "prometheus.yml").read_text())
-    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["global"] = {"scrape_interval": every, "evaluation_interval": every}
     del config["alerting"]
     config["scrape_configs"][0]["file_sd_configs"][0]["files"] = [str(targets)]
     for name in config["rule_files"]:
@@ -167,7 +167,12 @@ def filled(query: str) -> str:
 def alert_queries() -> Iterator[tuple[str, str]]:
     """Every alert's expression, and the same without its comparisons."""
     for rule in rules("alert"):
-        yield rule["expr"], _COMPARISON.sub(" ", rule["expr"])
+        yield rule["expr"], bare(rule["expr"])
+
+
+def bare(expression: str) -> str:
+    """What an expression compares, whatever it comes to."""
+    return _COMPARISON.sub(" ", expression).strip()
 
 
 def asked_series() -> set[str]:

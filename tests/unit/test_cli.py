@@ -1,10 +1,11 @@
 """The command line: instant help, one-line errors, no model where none is needed."""
 
+import signal
 import subprocess
 import sys
 
 import pytest
-from tests_support import run_ecdctr
+from tests_support import environ, run_ecdctr
 
 import cli
 
@@ -52,3 +53,38 @@ def test_config_prints_values_and_their_origin():
 def test_config_hides_passwords():
     done = run_ecdctr("config", "--set", "kafka.options.sasl_plain_password=hunter2")
     assert "sasl_plain_password" in done.stdout and "hunter2" not in done.stdout
+
+
+SLOWLY = """
+import sys, time
+sys.argv[0] = "/usr/bin/ecdctr"
+
+class Slow:
+    def find_spec(self, name, *more):
+        if name == sys.argv[1]:
+            print("importing", flush=True)
+            time.sleep(600)
+
+sys.meta_path.insert(0, Slow())
+from cli import main
+sys.argv[1:] = ["config"]
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["click", "config_command"])
+def test_ctrl_c_while_modules_are_imported_is_no_traceback(module):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOWLY, module],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environ(),
+    )
+    try:
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert (process.returncode, errors) == (-signal.SIGINT, "")

@@ -11,6 +11,7 @@ from telemetry_support import declared_names, every_process, telemetry_classes
 from tests_support import ROOT
 
 ALERTS = rules("alert")
+RUNBOOK = "{{ with $externalLabels.runbook }}{{ . }}{{ else }}docs/runbook.md{{ end }}"
 NAMES = sorted({alert["alert"] for alert in ALERTS})
 
 
@@ -47,7 +48,7 @@ def test_each_alert_says_what_it_saw_and_where_to_read_on(alert):
     )
     assert told["summary"]
     assert "$value" in told["description"]
-    assert told["runbook_url"] == f"docs/runbook.md#{alert['alert'].lower()}"
+    assert told["runbook_url"] == f"{RUNBOOK}#{alert['alert'].lower()}"
 
 
 def test_the_runbook_has_a_whole_section_for_each_alert_and_no_other():

@@ -83,7 +83,7 @@ def test_a_change_is_an_alarm_in_words_and_in_metrics():
     through(watching, range(CHANGE, CHANGE + 4))
     found = watching.alarms()
     assert found and all(alarm.event_time > BEGIN + CHANGE * DAY for alarm in found)
-    assert any("calibration of ad impressions changed" in alarm.words for alarm in found)
+    assert any("calibration of ad impressions changed (page" in alarm.words for alarm in found)
     watching.tell()
     labels = {"domain": "ad", "signal": "calibration", "detector": "page_hinkley"}
     assert value(registry, "drift_alarms_total", **labels) >= 1

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -50,3 +52,14 @@ def test_a_write_that_fails_leaves_the_one_before(tmp_path):
     assert read_state(tmp_path)[0] == FACTS
     aside = set_aside(tmp_path)
     assert read_state(tmp_path) is None and aside.exists()
+
+
+def test_only_the_newest_damaged_ones_are_kept(tmp_path):
+    for number in range(6):
+        old = tmp_path / f"damaged-2025010{number}T000000-1"
+        old.touch()
+        os.utime(old, (number, number))
+    write_state(tmp_path, FACTS, ARRAYS)
+    aside = set_aside(tmp_path)
+    kept = {path.name for path in tmp_path.glob("damaged-*")}
+    assert kept == {aside.name, "damaged-20250104T000000-1", "damaged-20250105T000000-1"}

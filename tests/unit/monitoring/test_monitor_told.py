@@ -151,23 +151,39 @@ def generation(version, copc, impressions=10_000):
     return Generation(version, 5_000 * version, 1_000 * version, 2_000 * version, measured(rows))
 
 
-def test_the_worst_is_the_farthest_off_by_more_than_chance():
+def test_the_worst_of_all_levels_is_the_farthest_off_by_more_than_chance():
     found = by_calibration(
         {
-            "actr": [generation(1, 1.2), generation(2, 0.5, impressions=20), generation(3, 0.7)],
-            "cpm": [generation(4, 1.01)],
+            "actr": [generation(1, 1.2), generation(2, 0.5, impressions=990), generation(3, 0.7)],
+            "cpm": [generation(0, 0.4), generation(4, 1.25)],
             "tpm": [],
         }
     )
     assert [(c.level, c.generation.version) for c in found] == [
-        ("actr", 2), ("actr", 3), ("actr", 1), ("cpm", 4),
+        ("cpm", 0), ("actr", 2), ("actr", 3), ("cpm", 4), ("actr", 1),
     ]  # fmt: skip
-    assert [c.worst for c in found] == [False, True, False, False]  # 2 has four clicks expected
+    assert [c.generation.version for c in found if c.worst] == [3]
     assert sentence(found) == (
-        "Worst calibrated at actr: version 3 (-30.0%), predicting since 1970-01-01 00:00."
+        "Worst calibrated: version 3 of actr, since 1970-01-01 00:00 (event time): it promises "
+        "too many clicks (COPC 0.700, -30.0%). Left out: 1 with fewer than 1,000 predictions; "
+        "version 0, before anything was published."
     )
-    assert "off by more than chance" in sentence(by_calibration({"cpm": [generation(4, 1.01)]}))
-    assert "No version has predicted" in sentence([])
+
+
+@pytest.mark.parametrize(
+    ("known", "words"),
+    [
+        ([generation(4, 1.01)], "No published version's calibration is off by more than chance."),
+        ([generation(4, 0.7)], "it promises too many clicks (COPC 0.700, -30.0%)."),
+        ([generation(4, 1.5)], "it promises too few clicks (COPC 1.500, +50.0%)."),
+        ([generation(4, 0.9, 1_000)], "off by more than chance."),  # of 111 clicks expected
+        ([generation(4, 0.3, 990)], "Left out: 1 with fewer than 1,000 predictions."),
+        ([generation(0, 0.3)], "Left out: version 0, before anything was published."),
+        ([], "No published version has predicted enough yet to be judged."),
+    ],
+)
+def test_the_answer_ends_with_what_is_known(known, words):
+    assert sentence(by_calibration({"cpm": known})).endswith(words)
 
 
 def test_a_generation_without_predictions_or_without_clicks_does_not_disturb():
@@ -224,7 +240,7 @@ def test_the_page_needs_nothing_else_and_answers_the_question():
     rows = parsed(text)
     assert not re.search(r"<script|url\(|@import|https?:|src=", text)
     assert "nan" not in re.sub(r"<style>.*</style>", "", text, flags=re.S)
-    assert "Worst calibrated at actr: version" in text and text.count("<svg") == 3
+    assert "Worst calibrated: version" in text and text.count("<svg") == 3
     assert "Kafka &amp; co are away" in text and "CTR &lt;moved&gt;" in text
     (actr,) = (one for one in told.levels if one.level == "actr")
     metrics = actr.quality.complete[300_000].metrics

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from monitoring.monitor_settings import MonitorConfig
 from monitoring.monitor_telemetry import MonitorTelemetry
 from monitoring.monitor_told import Told
 from monitoring.processes import Registration
+from monitoring.scrape import watched
 from monitoring.status import Observer, command, frames, to_json
 from monitoring.telemetry import TrainerTelemetry
 from streaming.impressions import ImpressionSchema
@@ -129,10 +131,13 @@ def test_does_not_import_torch():
 
 def test_the_monitors_page_is_named_and_its_levels_are_no_trainers(run_dir):
     registry = CollectorRegistry()
-    ledger = Ledger(MonitorConfig(), ("actr", "cpm"), ImpressionSchema())
-    MonitorTelemetry(registry).tell(Told(at=1.0, levels=tuple(ledger.told())))
+    actr, cpm = Ledger(MonitorConfig(), ("actr", "cpm"), ImpressionSchema()).told()
+    levels = (dataclasses.replace(actr, predictions=7), dataclasses.replace(cpm, predictions=5))
+    MonitorTelemetry(registry).tell(Told(at=1.0, levels=levels))
+    assert watched(run_dir, "actr") == 0
     with Exporter(registry) as exporter, Registration(run_dir, "monitor", exporter.url):
         found = json.loads(run(run_dir, "--once", "--json").output)
         assert found["message"] == f"The monitor's page: http://127.0.0.1:{exporter.port}/"
         assert [level["level"] for level in found["levels"]] == ["actr"]
+        assert watched(run_dir, "actr") == 7
     assert json.loads(run(run_dir, "--once", "--json").output)["message"] == ""

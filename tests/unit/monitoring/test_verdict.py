@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from monitoring.hand_downs import Effect
 from monitoring.metrics import Interval
-from monitoring.verdict import verdict
+from monitoring.snapshot import LevelState, Snapshot
+from monitoring.verdict import other_levels, verdict
 from monitoring.window import measure
 
 
@@ -29,3 +31,19 @@ def test_what_was_not_learnt_is_said():
     assert "5 wait for a full batch" in judge(0.6, learnt=95)[0][0]
     assert "50 not in the time" in judge(0.6, learnt=50)[0][0]
     assert "7 predicted again" in judge(0.6, repeated=7)[0][0]
+
+
+def test_the_other_levels_have_a_sentence_each():
+    levels = (
+        LevelState("actr", model_version=12, history=0.93),
+        LevelState("cpm", model_version=1_640, event_time=86_400.0, gauc=0.71),
+        LevelState("tpm", model_version=1_600),
+    )
+    assert other_levels(Snapshot(0.0, levels=levels, hand_downs=(Effect(0, 0.6, 0.7),))) == [
+        "cpm: version 1,640, learnt up to event time 1970-01-02 00:00, GAUC 0.710; "
+        "1 hand-downs taken over",
+        "tpm: version 1,600, learnt up to event time –, GAUC –; "
+        "93% of the last ads had a history from it",
+    ]
+    (word,) = other_levels(Snapshot(0.0, levels=(LevelState("actr"), LevelState("cpm"))))
+    assert word.startswith("cpm: no version yet")

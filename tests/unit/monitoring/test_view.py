@@ -97,7 +97,7 @@ def test_a_frame_shows_everything_at_80_columns():
         "event 2025-02-10 00:00",
         "produced 1.27 M (12,000/s)",
         "actr     123,456   2,345     12     3 h  0.123  0.930  1.020  3.1%  v12 3.2 s",
-        "model 0.717",
+        "actr 0.717",
         "ceiling 0.800",
         "floor 0.5",
         "● kafka         running 2 min",
@@ -131,6 +131,27 @@ def test_fits_the_terminal(snapshot, width, height, ascii_only):
     assert max(made.cell_len for made in lines) <= width
 
 
+def test_tables_and_curve_are_those_of_the_level_that_they_name():
+    other = LevelState("acpm", gauc=0.9, tables=(TableState("other_id", 0.5),))
+    frame = printed(dataclasses.replace(FULL, levels=(other, *FULL.levels)))
+    assert "actr rows in use, evicted" in frame and "other_id" not in frame
+    without = dataclasses.replace(FULL, points=(), levels=(other, *FULL.levels))
+    assert "actr 0.700" in printed(without) and "gauc 0.700" in line(without)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_long_lines_are_folded_not_cut(width):
+    address = "http://127.0.0.1:43210/"
+    reasons = {f"reason-{i}": 7 for i in range(14)}
+    said = f"Kill any process and watch, Ctrl-C stops everything. Page: {address}"
+    full = dataclasses.replace(HANDED_DOWN, message=said, dead_letters=reasons)
+    frame = printed(full, width=width, height=40)
+    words = " ".join(frame.split())
+    assert address in words and "reason-13 7" in words and "in the mean of 2" in words
+    assert "train-actr-0 no progress for 70 s" in words and "…" not in words
+    assert max(map(len, frame.splitlines())) <= width
+
+
 def test_a_narrow_terminal_gets_all_of_it_below_each_other():
     frame = printed(FULL, width=50, height=50)
     assert max(map(len, frame.splitlines())) <= 50
@@ -147,14 +168,14 @@ def test_a_pipe_gets_no_control_codes_and_a_terminal_gets_colours():
 def test_without_unicode_the_frame_is_ascii():
     frame = printed(FULL, encoding="ascii")
     assert frame.isascii()
-    assert "* model 0.717" in frame
+    assert "* actr 0.717" in frame
     assert printed(EMPTY, encoding="ascii").isascii()
 
 
 def test_what_is_not_known_is_a_dash():
     frame = printed(EMPTY)
     assert "nan" not in frame.lower()
-    assert "model –" in frame
+    assert "actr –" in frame
     assert "ceiling –" in frame
     assert "no predictions yet" in frame
     assert "nan" not in line(EMPTY).lower()

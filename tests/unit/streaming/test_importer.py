@@ -183,13 +183,17 @@ def test_no_place_empty_log_and_a_folder_in_use(tmp_path):
         run(write_csv(tmp_path / "empty.csv", ""), "--out", tmp_path / "other")
 
 
-def test_a_killed_import_leaves_no_log_and_is_done_again(tmp_path, monkeypatch):
+def test_an_import_that_failed_or_was_killed_leaves_nothing_and_is_done_again(
+    tmp_path, monkeypatch
+):
     log = write_csv(tmp_path / "a.csv", HEAD + "1714521600,0,5,1,1\n")
     with monkeypatch.context() as patch:
         patch.setattr(EventTimeSorter, "stretches", lambda self: 1 / 0)
         with pytest.raises(AssertionError):
             run(log, "--out", tmp_path / "log")
-    assert not (tmp_path / "log").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["a.csv"]
+    (tmp_path / "log.partial" / "sort").mkdir(parents=True)  # what a kill leaves
+    (tmp_path / "log.partial" / "sort" / "run-0").touch()
     run(log, "--out", tmp_path / "log")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.csv", "log"]
     assert sorted(p.name for p in (tmp_path / "log").iterdir()) == [
