@@ -1,6 +1,6 @@
 """Does the loop that drift closes win GAUC back sooner than the schedule?
 
-    python -m benchmarks.drift_loop [--seeds 1,2,3,4,5,6,7] [--out run/drift-loop]
+    python -m benchmarks.drift_loop [--seeds 1,2,3,4,5,6,7] [--threshold 4] [--out run/drift-loop]
 
 TPM's periods and CPM's hand-downs come every week; from one day on 60 % of every interest is
 another (`sudden`), or nothing changes at all (`none`). Detectors watch CPM's own predictions as
@@ -57,7 +57,6 @@ FIRST_DRIFT_DAY, AFTER = 21, 10  # days
 TOLD_DAYS = 2.0
 WINDOWS = ((-7, 0), (0, 2), (2, 4), (4, 7), (7, 10), (0, 10))  # days since the drift
 SCENARIOS: tuple[Scenario, ...] = ("sudden", "none")
-DRIFT = DriftConfig(closes_loop=True)
 # The name begins with that of the variant whose learning rates it has.
 WEEKLY = Variant(
     "full weekly",
@@ -82,7 +81,8 @@ class Watched:
     """What the monitor would make of a level's predictions of natural impressions."""
 
     watch: DriftWatch
-    policy: Policy = field(default_factory=lambda: Policy(DRIFT))
+    policy: Policy
+    step_ms: int
     alarms: list[Alarm] = field(default_factory=list)
     statistics: dict[int, float] = field(default_factory=dict)  # of the log loss, by event time
     requests: list[Request] = field(default_factory=list)
@@ -91,7 +91,7 @@ class Watched:
         time_B, click_B = (batch.rows.column(n).to_numpy() for n in (EVENT_TIME, CLICK))
         self.watch.update_predictions("natural", time_B, click_B, probability_B)
         alarms = self.watch.advance("natural", batch.watermark)
-        step = batch.watermark // DRIFT.step_ms * DRIFT.step_ms
+        step = batch.watermark // self.step_ms * self.step_ms
         if step not in self.statistics:
             found = self.watch.figures().statistics
             self.statistics[step] = found["natural", "log_loss", "page_hinkley"]
@@ -104,8 +104,9 @@ class Watched:
 class Levels:
     """TPM and CPM over a log, and the ad model on what they hand down."""
 
-    def __init__(self, log: RecordedLog, config: Config, folder: Path) -> None:
-        self.log, self._config, self._folder = log, config, folder
+    def __init__(self, log: RecordedLog, config: Config, drift: DriftConfig, folder: Path) -> None:
+        self.log, self._drift = log, drift
+        self._config, self._folder = config, folder
         self._periods = Periods(log.start, log.end, config.replay.periods)
         self._samples = samples_of(log.stretches((AD,)), self._periods, 0.0, log.schema)
 
@@ -116,7 +117,8 @@ class Levels:
         shutil.rmtree(self._folder, ignore_errors=True)
         run_tpm(self.log, config, tpm, _quiet, boundaries(early, "period"))
         histories = Histories(tpm, config.history, config.tpm.model.dim, config.impressions)
-        watched = Watched(DriftWatch(DRIFT, config.impressions))
+        watch = DriftWatch(self._drift, config.impressions)
+        watched = Watched(watch, Policy(self._drift), self._drift.step_ms)
         besides = boundaries(early, "hand-down")
         run_cpm(self.log, config, histories.anew(), cpm, _quiet, besides, watched)
         stage = load_stage(cpm)
@@ -149,16 +151,17 @@ def _at_first(requests: list[Request], known: int) -> list[Request]:
     return requests[:known] + [r for r in new if r.at == new[0].at]
 
 
-def play(seed: int, scenario: Scenario, out: Path) -> Played:
+def play(seed: int, scenario: Scenario, drift: DriftConfig, out: Path) -> Played:
     """One market, every way of handing down; from a file if it was played before."""
-    told = out / f"{scenario}-{seed}.json"
+    told = out / f"{scenario}-{seed}-{drift.page_hinkley.threshold:g}.json"
     if not told.exists():
         told.parent.mkdir(parents=True, exist_ok=True)
-        told.write_text(json.dumps(vars(_play(seed, scenario, out / "market", out / "levels"))))
+        told.write_text(json.dumps(vars(_play(seed, scenario, drift, out))))
     return Played(**json.loads(told.read_text()))
 
 
-def _play(seed: int, scenario: Scenario, market: Path, folder: Path) -> Played:
+def _play(seed: int, scenario: Scenario, drift: DriftConfig, out: Path) -> Played:
+    market = out / "market"
     drift_day = FIRST_DRIFT_DAY + seed % WEEK
     settings = MarketConfig(
         preset="standard",
@@ -171,7 +174,7 @@ def _play(seed: int, scenario: Scenario, market: Path, folder: Path) -> Played:
     for _ in write_slots(Market(settings), market):
         pass
     config = load(Config, SETTINGS, {}, ["replay.held_back=0"]).config
-    levels = Levels(RecordedLog(market, config.impressions), config, folder)
+    levels = Levels(RecordedLog(market, config.impressions), config, drift, out / "levels")
     since = settings.start_ms + drift_day * DAY_MS
     ways: dict[str, Predictions] = {}
     upstream, watched = levels.above(WEEKLY)
@@ -265,10 +268,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", default="1,2,3,4,5,6,7", help="separated by commas")
     parser.add_argument("--out", type=Path, default=Path("run/drift-loop"))
+    parser.add_argument(
+        "--threshold", type=float, help="of Page-Hinkley (default: as shipped); lower tells more"
+    )
     options = parser.parse_args()
+    drift = DriftConfig(closes_loop=True)
+    if options.threshold is not None:
+        own = drift.page_hinkley.model_copy(update={"threshold": options.threshold})
+        drift = drift.model_copy(update={"page_hinkley": own})
     seeds = [int(seed) for seed in options.seeds.split(",")]
     found: dict[str, Any] = {}
-    played = {(s, name): play(s, name, options.out) for s in seeds for name in SCENARIOS}
+    played = {(s, name): play(s, name, drift, options.out) for s in seeds for name in SCENARIOS}
     for scenario in SCENARIOS:
         of = [played[seed, scenario] for seed in seeds]
         found |= {f"{scenario}, {what}": text for what, text in rows(of)}

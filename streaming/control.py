@@ -12,6 +12,8 @@ from typing import Literal, get_args
 Ask = Literal["period", "hand-down"]
 """That TPM closes its period, or that CPM hands down."""
 ASKS: tuple[Ask, ...] = get_args(Ask)
+MAX_TEXT = 200
+"""Characters of each text: what is written here ends up in other people's logs."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,13 @@ class Request:
 
     def __post_init__(self) -> None:
         if self.ask not in ASKS:
-            raise ValueError(f"asks for '{self.ask}': expected one of {', '.join(ASKS)}")
+            raise ValueError(f"asks for {str(self.ask)[:40]!a}: expected one of {', '.join(ASKS)}")
         if type(self.at) is not int or not 0 < self.at < 2**53:
-            raise ValueError(f"at = {self.at} is no event time in ms")
-        if not all(isinstance(text, str) for text in (self.domain, self.signal, self.why)):
-            raise ValueError("domain, signal and why are to be texts")
+            raise ValueError(f"at = {str(self.at)[:40]!a} is no event time in ms")
+        if not all(map(_told, (self.domain, self.signal, self.why))):
+            raise ValueError(
+                f"domain, signal and why are to be printable, {MAX_TEXT} characters at most"
+            )
 
     @property
     def id(self) -> str:
@@ -50,4 +54,8 @@ class Request:
             fields = json.loads(value or b"")
             return Request(**{name: fields[name] for name in Request.__annotations__})
         except (TypeError, KeyError, RecursionError) as error:
-            raise ValueError(f"not a request: {error}") from None
+            raise ValueError(f"not a request: {str(error)[:200]!a}") from None
+
+
+def _told(text: object) -> bool:
+    return isinstance(text, str) and len(text) <= MAX_TEXT and text.isprintable()

@@ -19,7 +19,7 @@ POLL_MS = 200
 RETRY_SECONDS = 1.0
 
 Take = Callable[[bytes | None, bytes | None], None]
-"""Takes a record's key and value; a ValueError leaves it out, with a line in the log."""
+"""Takes a record's key and value; whatever it raises leaves it out, with a line in the log."""
 
 
 class SmallTopic:
@@ -68,5 +68,5 @@ class SmallTopic:
     def _take(self, key: bytes | None, value: bytes | None) -> None:
         try:
             self._give(key, value)
-        except ValueError as error:
-            log.warning("a record on '%s' is left out: %s", self._topic, error)
+        except Exception as error:  # beginning again would only bring the same record again
+            log.warning("a record on '%s' is left out: %s", self._topic, one_line(error)[:300])

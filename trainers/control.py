@@ -8,6 +8,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry
 
 from config import Config
+from monitoring.drift.settings import HOUR_MS
 from monitoring.early_telemetry import EarlyTelemetry
 from streaming.connection import KafkaConfig
 from streaming.control import Ask, Request
@@ -71,6 +72,7 @@ def schedule_of(
         told,
         refusal,
         progress.marks,
+        round(config.drift.early.cool_down_hours * HOUR_MS),
     )
 
 
@@ -90,6 +92,8 @@ def words(outcome: Outcome, request: Request, boundary: int, refusal: str) -> st
     asked = f"an early {request.ask} was asked for ({request.why or request.id})"
     if outcome is Outcome.TAKEN:
         return f"{asked}: there will be one at {moment(boundary)}"
+    if outcome is Outcome.TOO_SOON:
+        return f"{asked}: refused, so soon after the one at {moment(boundary)}"
     if outcome is Outcome.REFUSED:
         return f"{asked}: refused, {refusal}"
     return f"{asked}: put off, the checkpoint with it could not be written"

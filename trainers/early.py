@@ -35,8 +35,13 @@ class Outcome(StrEnum):
     is a request that is repeated, or read again after a restart."""
     REFUSED = "refused"
     """The level cannot do it."""
+    TOO_SOON = "too-soon"
+    """The last early boundary is too near."""
     POSTPONED = "postponed"
     """Its checkpoint could not be written; it is accepted anew with another."""
+
+
+MOST_WAITING = 1_000
 
 
 class Inbox:
@@ -47,7 +52,10 @@ class Inbox:
         self._waiting: dict[str, Request] = {}
 
     def put(self, request: Request) -> None:
+        """Raises ValueError: too many are waiting."""
         with self._lock:
+            if len(self._waiting) >= MOST_WAITING and request.id not in self._waiting:
+                raise ValueError(f"{MOST_WAITING} requests are waiting already")
             self._waiting[request.id] = request
 
     def waiting(self) -> list[Request]:
@@ -71,6 +79,7 @@ class EarlySchedule(Schedule):
         told: takes every outcome on rank 0, with the early boundary, ms, where there is one.
         refusal: why there can be no early boundary; empty: there can.
         marks: the level's, from its checkpoint.
+        gap_ms: least event time between two early boundaries.
     """
 
     def __init__(
@@ -83,10 +92,11 @@ class EarlySchedule(Schedule):
         told: Callable[[Outcome, Request, int], None],
         refusal: str = "",
         marks: Marks | None = None,
+        gap_ms: int = 0,
     ) -> None:
         super().__init__(every_ms)
         self._closed, self._ranks, self._inbox, self._on_disk = closed, ranks, inbox, on_disk
-        self._told, self._refusal = told, refusal
+        self._told, self._gap_ms, self._refusal = told, gap_ms, refusal
         self._step_ms = max(1, min(_HOUR_MS, every_ms // 24))
         self._request: Request | None = None  # that the accepted boundary answers
         self._set((marks or {}).get(EARLY))
@@ -121,18 +131,20 @@ class EarlySchedule(Schedule):
     def _chosen(self, closed: int, watermark: int) -> int | None:
         """The early boundary to come, or the last one, ms; None: there never was one."""
         chosen = self._at
+        boundary, pending = self._after(watermark), chosen is not None and chosen > closed
         for request in self._inbox.waiting():
-            pending = chosen is not None and chosen > closed
-            boundary = self._after(max(watermark, request.at))
-            if self._refusal:
-                outcome, told = Outcome.REFUSED, 0
-            elif request.at <= max(closed, chosen or 0):
+            if request.at > watermark:
+                break  # of what has not come yet nobody can know
+            if request.at <= closed or pending:
                 outcome, told = Outcome.ANSWERED, 0
+            elif self._refusal:
+                outcome, told = Outcome.REFUSED, 0
             elif boundary >= self._next(watermark):
                 outcome, told = Outcome.ANSWERED, self._next(watermark)
-            elif pending:
-                break  # one at a time
+            elif chosen and boundary - chosen < self._gap_ms:
+                outcome, told = Outcome.TOO_SOON, chosen
             else:
+                pending = True
                 outcome, told = Outcome.TAKEN, boundary
                 chosen, self._request = boundary, request
             self._inbox.drop(request)

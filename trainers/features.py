@@ -73,7 +73,7 @@ class ModelBatch(Pipelineable):
     kjt: KeyedJaggedTensor  # keys in the schema's order, [F x B]
     numeric_BN: torch.Tensor  # float32
     label_B: torch.Tensor  # float32, 0 or 1
-    weight_B: torch.Tensor  # float32, 0 for padding
+    weight_B: torch.Tensor  # float32, 0 for padding and for what is not to be learnt
     rows: int
     history: History | None = None
     domain_B: torch.Tensor | None = None  # int64, where the model has BatchNorms for each
@@ -81,6 +81,12 @@ class ModelBatch(Pipelineable):
     @property
     def padded(self) -> bool:
         return self.rows < len(self.label_B)
+
+    @property
+    def real_B(self) -> torch.Tensor:
+        """float32, 0 for padding alone: what is not learnt belongs to the batch's statistics."""
+        place_B = torch.arange(len(self.label_B), device=self.label_B.device)
+        return (place_B < self.rows).to(torch.float32)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> ModelBatch:
         return replace(

@@ -190,7 +190,8 @@ class Dense(nn.Module):
         if self.training:
             # Other ranks may hold padding when this one has none, so weights always go along.
             lone = self.world_size == 1 and not batch.padded and batch.rows > 1
-            logit_B = self.logits(activations, serving=False, weight_B=None if lone else weight_B)
+            real_B = None if lone else batch.real_B
+            logit_B = self.logits(activations, serving=False, weight_B=real_B)
         else:
             logit_B = served_B
         loss = _mean_loss(logit_B, batch.label_B, weight_B, self.world_size)

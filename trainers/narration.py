@@ -15,7 +15,7 @@ from trainers.checkpoint import Progress
 
 def say(words: str) -> None:
     """Print; a full disk under the log file or a reader that left must not stop the trainer."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, UnicodeError):
         click.echo(words)
 
 

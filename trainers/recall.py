@@ -37,6 +37,9 @@ from trainers.samples import Held, Sample, held_of, joined, with_history
 
 Retained = NDArray[np.float64]
 
+_USERS = np.int64(0x5851F42D4C957F2D)
+"""Users are drawn apart from impressions; and 0, who often is everyone unknown, by chance, too."""
+
 
 class Model(Protocol):
     """As much of `trainers.learner.Learner` as is needed."""
@@ -105,7 +108,8 @@ class Recall:
         """
         ids_B = rows.column(IMPRESSION_ID).to_numpy()
         user_B = rows.column(self._schema.user).to_numpy()
-        out_B = held_back(ids_B, self._config.share) & held_back(user_B, self._config.user_share)
+        config = self._config
+        out_B = held_back(ids_B, config.share) & held_back(user_B ^ _USERS, config.user_share)
         return unlearnt(batch, out_B)
 
     def learning(self, rows: pa.RecordBatch, made: ModelBatch) -> None:

@@ -24,6 +24,10 @@ def test_a_request_is_json_that_names_itself():
         {"at": 2**60},
         {"domain": 7},
         {"why": None},
+        {"why": "\ud800"},
+        {"why": "\x1b[2J"},
+        {"signal": "two\nlines"},
+        {"domain": "x" * 201},
     ],
 )
 def test_what_nobody_can_be_asked_is_an_error(change):

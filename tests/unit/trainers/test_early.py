@@ -8,7 +8,7 @@ from pretend_trainer import SIZE, World, batches
 from errors import UserError
 from streaming.control import Request
 from trainers.checkpoint import Progress, verify
-from trainers.early import EARLY, EarlySchedule, Inbox, Outcome
+from trainers.early import EARLY, MOST_WAITING, EarlySchedule, Inbox, Outcome
 from trainers.ranks import Ranks
 
 EVERY = 96  # ms, so that early boundaries are at multiples of 4
@@ -22,7 +22,7 @@ def request(at, ask="period", signal="log_loss"):
 class Asked:
     """A schedule beside an inbox, with all that it tells; everything is on disk at once."""
 
-    def __init__(self, *requests, every=EVERY, refusal="", marks=None, ranks=None):
+    def __init__(self, *requests, every=EVERY, refusal="", marks=None, ranks=None, gap=0):
         self.inbox, self.told = Inbox(), []
         for one in requests:
             self.inbox.put(one)
@@ -35,6 +35,7 @@ class Asked:
             lambda *told: self.told.append(told),
             refusal,
             marks,
+            gap,
         )
         self.on_disk = (marks or {}).get(EARLY, 0)
 
@@ -53,7 +54,7 @@ class Asked:
 
 @pytest.mark.parametrize(
     ("at", "watermark", "boundary"),
-    [(970, 970, 972), (971, 972, 976), (964, 971, 972), (975, 964, 976), (976, 964, 980)],
+    [(970, 970, 972), (971, 972, 976), (964, 971, 972), (975, 975, 976), (961, 976, 980)],
 )
 def test_it_is_obeyed_after_the_alarm_and_after_what_is_learnt(at, watermark, boundary):
     asked = Asked(request(at))
@@ -82,11 +83,35 @@ def test_a_boundary_at_or_after_the_alarm_answers_it():
     assert asked.outcomes == [Outcome.ANSWERED] * 2 and not asked.inbox.waiting()
 
 
-@pytest.mark.parametrize("at", [1_052, 1_055, 1_056, 9_999, 2**52])
-def test_the_schedule_answers_where_it_is_as_soon(at):
-    asked = Asked(request(at))
-    assert asked.accept(960, 1_000) == {}
+@pytest.mark.parametrize("watermark", [1_052, 1_055])
+def test_the_schedule_answers_where_it_is_as_soon(watermark):
+    asked = Asked(request(1_000))
+    assert asked.accept(960, watermark) == {}
     assert asked.outcomes == [Outcome.ANSWERED] and not asked.inbox.waiting()
+
+
+@pytest.mark.parametrize("at", [1_001, 9_999, 2**52])
+def test_what_has_not_come_yet_waits_and_holds_nobody_up(at):
+    asked = Asked(request(at), request(999))
+    assert asked.accept(960, 1_000) == {EARLY: 1_004}
+    assert asked.outcomes == [Outcome.TAKEN] and asked.inbox.waiting() == [request(at)]
+
+
+def test_early_boundaries_keep_their_distance():
+    asked = Asked(request(970), gap=24)
+    assert asked.accept(960, 970) == {EARLY: 972}
+    asked.inbox.put(request(974))
+    assert asked.accept(972, 980) == {EARLY: 972}
+    asked.inbox.put(request(995))
+    assert asked.accept(972, 995) == {EARLY: 996}
+    assert asked.outcomes == [Outcome.TAKEN, Outcome.TOO_SOON, Outcome.TAKEN]
+
+
+def test_only_so_many_wait():
+    asked = Asked(*(request(at) for at in range(1, MOST_WAITING + 1)))
+    asked.inbox.put(request(1))  # again
+    with pytest.raises(ValueError, match="are waiting"):
+        asked.inbox.put(request(MOST_WAITING + 1))
 
 
 @pytest.mark.parametrize("pending", [True, False])
@@ -99,12 +124,12 @@ def test_a_request_that_is_repeated_is_obeyed_once(pending):
     assert asked.outcomes == [Outcome.TAKEN, Outcome.ANSWERED]
 
 
-def test_another_alarm_waits_until_the_one_before_was_obeyed():
-    asked = Asked(request(970), request(974, signal="ctr"))
+def test_one_boundary_answers_all_that_was_asked_before_it():
+    asked = Asked(request(970), request(969, signal="ctr"), request(974, signal="ctr"))
     assert asked.accept(960, 970) == {EARLY: 972}
     assert asked.accept(960, 971) == {EARLY: 972}
-    assert asked.accept(972, 973) == {EARLY: 976}
-    assert asked.outcomes == [Outcome.TAKEN] * 2
+    assert asked.accept(972, 974) == {EARLY: 976}
+    assert asked.outcomes == [Outcome.TAKEN, Outcome.ANSWERED, Outcome.TAKEN]
 
 
 def test_a_level_that_cannot_says_why():
