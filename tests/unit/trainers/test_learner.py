@@ -13,6 +13,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from errors import UserError
 from streaming.impressions import Feature, ImpressionSchema
 from trainers.features import History
+from trainers.held_back import unlearnt
 from trainers.learner import Learner, write_state
 from trainers.settings import LevelConfig, ModelConfig, OptimizerConfig, TableConfig
 
@@ -69,6 +70,18 @@ def test_going_on_from_a_checkpoint_gives_the_same_bits(uninterrupted, saved_at)
     assert learn(learner, STREAM[saved_at:]) == uninterrupted["results"][saved_at:]
     for name, tensor in tensors(learner).items():
         assert torch.equal(tensor, uninterrupted["tensors"][name]), name
+
+
+def test_what_is_held_back_is_in_the_batchs_statistics_with_padding_and_without():
+    """Padding, as several ranks have it, takes BatchNorm by weights; without it takes none."""
+    out_B = np.arange(SIZE) % 4 == 0
+    learners = [Learner(config(), SCHEMA) for _ in range(2)]
+    for learner, size in zip(learners, (SIZE, SIZE + 50), strict=True):
+        for rows in STREAM[:3]:
+            learner.step(unlearnt(learner.to_batch(rows, size), out_B))
+    plain, padded = map(tensors, learners)
+    for name in plain:
+        assert torch.allclose(plain[name], padded[name], rtol=1e-4, atol=1e-5), name
 
 
 def test_a_snapshot_into_an_earlier_one_holds_what_is_now(uninterrupted, tmp_path):
