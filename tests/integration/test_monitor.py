@@ -133,6 +133,7 @@ def test_a_page_for_people_and_the_report(trainer, home):
     trainer.predict(range(BATCHES))
     trainer.publish(40)
     home.start().wait("predictions_total", 100 * BATCHES, level="actr")
+    home.wait("published_version", 40, level="actr")  # of another topic
     page = home.fetch("/")
     assert "actr" in page and "<svg" in page and "Worst calibrated" in page
     assert home.fetch("/healthz") == "ok\n"

@@ -197,6 +197,7 @@ class Life:
             ready=lambda batch: self.learner.to_batch((batch or self.log[0]).rows),
             alive=lambda: None,
             told=self.told.append,
+            schedule=None,
             stack=stack,
         )
 

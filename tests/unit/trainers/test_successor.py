@@ -37,7 +37,7 @@ def handed(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def announced(monkeypatch, handed):
     """What A-CTR's follower finds; the first of CPM's unless a test says otherwise."""
-    monkeypatch.setattr("trainers.level_transfer.Follower", Follower)
+    monkeypatch.setattr("trainers.level_transfer.follow", Follower)
     monkeypatch.setattr(Follower, "hand_downs", [handed[11_000]])
 
 
@@ -162,7 +162,7 @@ def test_the_second_hand_down_is_prepared_from_its_own_last_window(tmp_path, mon
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, handed):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trainers.level_transfer.Follower", Follower)
+        patch.setattr("trainers.level_transfer.follow", Follower)
         patch.setattr(Follower, "hand_downs", [handed[11_000]])
         return Life(tmp_path_factory.mktemp("undisturbed"), LOG, catch_up_batches=2).run()
 
