@@ -34,8 +34,8 @@ FIRST, PORTION, LAST = 320, 96, 8_400  # impressions
 HOURS = PERIOD_MS / 3_600_000
 
 SETTINGS_OF = {
-    "tpm": TPM_SETTINGS.split("period_hours")[0]
-    + f"period_hours = {HOURS!r}\nbuckets = {BUCKETS}\n",
+    "tpm": TPM_SETTINGS.split("[history]")[0]
+    + f"[history]\nperiod_hours = {HOURS!r}\nbuckets = {BUCKETS}\n",
     "cpm": SETTINGS.replace('device = "cpu"', 'device = "cpu"\ntransfer = "delta"')
     + f"""
 [cpm]
