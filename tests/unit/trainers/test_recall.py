@@ -28,6 +28,7 @@ from trainers.features import History, to_model_batch
 from trainers.held_back import held_back, is_unlearnt, unlearnt
 from trainers.learner import Learner
 from trainers.ranks import Ranks
+from trainers.recall import _USERS as SALT
 from trainers.recall import Recall, RecallState
 from trainers.recall_file import read_recall, write_recall
 from trainers.samples import Held, Sample, joined
@@ -194,6 +195,8 @@ def test_ids_and_users_decide_who_is_held_back_and_padding_is_not():
     chosen = np.unique(users[out_B])
     assert 0 < len(chosen) < len(everyone) / 2
     assert np.array_equal(out_B, held_back(ids, 0.5) & np.isin(users, chosen))
+    assert not held_back(np.array([0]) ^ SALT, 0.3)[0], "0 often stands for everyone unknown"
+    assert held_back(chosen ^ SALT, 0.3).all()
     assert made.weight_B[500:].sum() == 0 and made.weight_B.sum() == 500 - out_B.sum()
     again = to_model_batch(rows, SCHEMA, MODEL)
     assert unlearnt(again, out_B) is not again and again.weight_B.sum() == 500
