@@ -14,6 +14,7 @@ from streaming.writer import RecordWriter
 log = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 1.0
+_CLOSE_SECONDS = 2.0
 _HEADERS = [("content-type", b"application/json")]
 
 
@@ -48,13 +49,13 @@ class ControlSender:
             return list(self._waiting)
 
     def close(self) -> None:
-        """Give up what is waiting: a checkpoint has it."""
+        """Give up what is waiting: a checkpoint has it. Connecting to Kafka is not waited for."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
             if self._writer is not None:
                 self._writer.interrupt()
-        self._thread.join()
+        self._thread.join(_CLOSE_SECONDS)
 
     def __enter__(self) -> ControlSender:
         return self

@@ -124,17 +124,19 @@ class LevelLedger:
         """Take a record of the level's models; hand-downs share the topic and say nothing here.
 
         Raises:
-            ValueError: no announcement.
+            ValueError: no announcement, or one of which only the version can be used, and is.
         """
         if record.key != self.level.encode() or record.value is None:
             return
-        version, recalled = _announced(record.value)
+        version, recall = _announced(record.value)
+        self.quality.announce(version, record.timestamp)
+        self.freshness.announced(version, record.timestamp)
         if self.published is None or version > self.published[0]:
             self.published = version, record.timestamp
         if version == self.published[0]:
-            self.recalled = recalled
-        self.quality.announce(version, record.timestamp)
-        self.freshness.announced(version, record.timestamp)
+            self.recalled = None  # whatever was known of another version
+            if recall is not None:
+                self.recalled = Recalled.of(recall)
 
     def told(self) -> LevelTold:
         return LevelTold(
@@ -170,20 +172,20 @@ class LevelLedger:
         self.recalled = Recalled.of(recalled) if recalled else None
 
 
-def _announced(value: bytes) -> tuple[int, Recalled | None]:
-    """The version that is announced, and what it knows of past periods, if that is said.
+def _announced(value: bytes) -> tuple[int, Any]:
+    """The version that is announced, and what is said of its knowledge of past periods, if so.
 
     Raises:
         ValueError: no announcement.
     """
     try:
         found = json.loads(value)
-        version, recalled = found["version"], found.get("recall")
+        version, recall = found["version"], found.get("recall")
     except (TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"not an announcement: {error}") from None
     if type(version) is not int or not 0 <= version <= 2**53:
         raise ValueError("not an announcement: its version is no count of batches")
-    return version, None if recalled is None else Recalled.of(recalled)
+    return version, recall
 
 
 class Ledger:

@@ -118,6 +118,8 @@ class FeatureSketches:
         return found
 
     def _compare(self, name: str, reference: Counts, current: Counts) -> tuple[float, float]:
+        if self._too_few(reference, current):
+            return math.nan, math.nan
         if name in self._numeric:
             group = sketches.quantile_groups(reference)
             reference, current = (sketches.grouped(c, group) for c in (reference, current))
@@ -133,10 +135,15 @@ class FeatureSketches:
         return found
 
     def _between(self, name: str, left: Counts, right: Counts) -> float:
+        if self._too_few(left, right):
+            return math.nan
         if name in self._numeric:
             group = sketches.quantile_groups(left + right)
             left, right = (sketches.grouped(c, group) for c in (left, right))
         return sketches.js_distance(left, right)
+
+    def _too_few(self, *sides: Counts) -> bool:
+        return min(int(counts.sum()) for counts in sides) < self._config.min_compared
 
     def state(self) -> dict[str, NDArray]:
         found = {"progress": np.array([self._complete_to, self.late])}

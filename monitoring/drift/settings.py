@@ -89,6 +89,8 @@ class DriftConfig(Section):
 
     reference_days: int = Field(7, ge=1, le=366)
     """Features of a day are compared with those of this many days before it."""
+    min_compared: int = Field(500, ge=1)
+    """Of fewer values than this no distance is told: chance alone would be most of it."""
     hash_buckets: int = Field(64, ge=2, le=4096)
     """Buckets that ids and categories are hashed into to be compared."""
     seen_bits: int = Field(20, ge=10, le=32)

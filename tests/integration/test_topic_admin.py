@@ -16,11 +16,13 @@ from streaming.topics import TopicsConfig
 
 def test_topics_have_their_policies_and_partitions(kafka: KafkaConfig, topics: TopicsConfig):
     with contextlib.closing(admin(kafka)) as client:
-        described = {t["name"]: t for t in client.describe_topics([topics.ad, topics.historical])}
+        named = [topics.ad, topics.historical, topics.control]
+        described = {t["name"]: t for t in client.describe_topics(named)}
         configs = client.describe_configs(
             [ConfigResource(ConfigResourceType.TOPIC, topics.historical)]
         )
-    assert len(described[topics.ad]["partitions"]) == topics.partitions
+    assert len(described[topics.ad]["partitions"]) == topics.partitions > 1
+    assert len(described[topics.control]["partitions"]) == 1, "requests have one order"
     assert "compact" in str(configs)
 
 

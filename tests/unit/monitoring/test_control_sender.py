@@ -81,3 +81,22 @@ def test_what_is_not_acknowledged_still_waits_and_holds_nobody_up_at_the_end():
     assert sender.waiting == REQUESTS[:1]
     sender.close()
     assert sender.waiting == REQUESTS[:1]
+
+
+def test_a_kafka_that_is_still_connected_to_holds_nobody_up_at_the_end(monkeypatch):
+    monkeypatch.setattr(control_sender, "_CLOSE_SECONDS", 0.01)
+    writer, connecting, answering = Writer(), threading.Event(), threading.Event()
+
+    def slow():
+        connecting.set()
+        answering.wait()
+        return writer()
+
+    sender = ControlSender(slow, "control")
+    sender.send(REQUESTS[0])
+    assert connecting.wait(timeout=10)
+    sender.close()
+    answering.set()
+    sender._thread.join(timeout=10)
+    assert not sender._thread.is_alive() and not writer.sent
+    assert sender.waiting == REQUESTS[:1]

@@ -16,6 +16,7 @@ WATCHING = DriftConfig(
     step_hours=12,
     warm_up_days=4,
     min_impressions=50,
+    min_compared=300,
     seen_bits=14,
     page_hinkley=PageHinkleyConfig(signals=("ctr", "calibration"), threshold=12),
 )
@@ -73,6 +74,17 @@ def test_a_broken_feature_shows_in_its_distances_only():
         found = watch.figures().features[domain]
         assert found.psi["segment"] > 1 and found.js["segment"] > 0.5
         assert found.psi["position"] < 0.1 and found.js["score"] < 0.2
+
+
+def test_of_few_impressions_no_distance_is_told():
+    few = WATCHING.model_copy(update={"min_compared": 450})  # ads are 400 a day
+    watch = DriftWatch(few, SCHEMA)
+    run(watch, updates(days=4))
+    found = watch.figures()
+    natural, ad = (found.features[domain] for domain in ("natural", "ad"))
+    assert math.isnan(ad.psi["segment"]) and math.isnan(ad.js["segment"])
+    assert natural.psi["segment"] < 0.1 and math.isnan(found.domain_js["segment"])
+    assert not math.isnan(ad.unseen["user_id"])
 
 
 def test_after_an_alarm_the_signal_begins_anew():
