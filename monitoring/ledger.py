@@ -116,7 +116,7 @@ class LevelLedger:
             raise ValueError("a tombstone")
         rows = self.seen.of_record(record.value, record.headers)
         if rows.num_rows and since is not None:
-            version = int(rows.column("model_version")[0].as_py())
+            version = int(rows.column("model_version")[-1].as_py())
             self.freshness.predicted(version, since, record.timestamp)
         return rows
 

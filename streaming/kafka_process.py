@@ -138,6 +138,8 @@ def server_properties(
         "num.network.threads": "2",
         "num.io.threads": "4",
         "log.cleaner.dedupe.buffer.size": str(16 << 20),
+        # Nobody else waits for news of the metadata; writing none spares a third of an idle broker.
+        "metadata.max.idle.interval.ms": "0",
     }
 
 

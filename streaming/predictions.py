@@ -72,45 +72,22 @@ def encode_predictions(
     schema: ImpressionSchema,
     level: str,
 ) -> list[tuple[int, bytes, Headers]]:
-    """Records of one source partition of ``batch`` each: (source partition, value, headers).
+    """Records of the predictions of one batch, which was read from ``topic``; see
+    :func:`encode_rows`."""
+    rows = prediction_rows(batch, probability_B, model_version, schema)
+    return encode_rows(rows, topic, level=level, appended_at=batch.appended_at)
 
-    There is one for every MAX_ROWS impressions, to stay below the broker's message limit.
 
-    ``topic`` is the topic that ``batch`` was read from. Headers: source-topic,
-    source-partition, first-offset, first-row, last-offset, last-row,
-    model-version, level, content-type; and appended-at, the oldest Kafka timestamp of the
-    batch in ms, where it is known.
+def prediction_rows(
+    batch: Batch, probability_B: np.ndarray, model_version: int, schema: ImpressionSchema
+) -> pa.RecordBatch:
+    """What is published of a batch, in the schema :data:`PREDICTIONS`.
+
+    Raises:
+        ValueError: not as many probabilities as impressions.
     """
     if len(probability_B) != len(batch):
         raise ValueError(f"{len(probability_B)} probabilities for {len(batch)} impressions")
-    rows = _prediction_rows(batch, probability_B, model_version, schema)
-    partition_B = batch.source.partition
-    order_B = np.argsort(partition_B, kind="stable")
-    if len(order_B) and partition_B[order_B[0]] != partition_B[order_B[-1]]:
-        rows = rows.take(pa.array(order_B))
-    records = []
-    for start, stop in _shares(partition_B[order_B]):
-        first, last = (_position(batch, order_B[i]) for i in (start, stop - 1))
-        partition = int(partition_B[order_B[start]])
-        headers = _headers(topic, partition, first, last, model_version, level)
-        if batch.appended_at is not None:
-            headers.append((APPENDED_AT, str(batch.appended_at).encode()))
-        records.append((partition, _stream(rows.slice(start, stop - start)), headers))
-    return records
-
-
-def _shares(partition_B: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Where in ascending partitions each run of at most MAX_ROWS of the same begins and ends."""
-    changes = np.flatnonzero(np.diff(partition_B)) + 1
-    bounds = [0, *changes.tolist(), len(partition_B)]
-    for begin, end in pairwise(bounds):
-        for start in range(begin, end, MAX_ROWS):
-            yield start, min(start + MAX_ROWS, end)
-
-
-def _prediction_rows(
-    batch: Batch, probability_B: np.ndarray, model_version: int, schema: ImpressionSchema
-) -> pa.RecordBatch:
     source = batch.source
     columns = [
         batch.rows.column(IMPRESSION_ID),
@@ -127,21 +104,56 @@ def _prediction_rows(
     return pa.RecordBatch.from_arrays(columns, schema=PREDICTIONS)
 
 
-def _position(batch: Batch, index: int) -> Position:
-    return Position(int(batch.source.offset[index]), int(batch.source.row[index]))
+def encode_rows(
+    rows: pa.RecordBatch, topic: str, *, level: str, appended_at: int | None = None
+) -> list[tuple[int, bytes, Headers]]:
+    """Records of one source partition of ``rows`` each: (source partition, value, headers).
+
+    There is one for every MAX_ROWS impressions, to stay below the broker's message limit.
+
+    Args:
+        rows: of one batch or of several, one after the other.
+        topic: what the batches were read from.
+        appended_at: the oldest Kafka timestamp of the batches, ms; None: not known.
+
+    Headers: source-topic, source-partition, first-offset, first-row, last-offset, last-row,
+    model-version (of the last row), level, content-type; and appended-at, where it is known.
+    """
+    partition_N = rows.column("source_partition").to_numpy()
+    order_N = np.argsort(partition_N, kind="stable")
+    if len(order_N) and partition_N[order_N[0]] != partition_N[order_N[-1]]:
+        rows, partition_N = rows.take(pa.array(order_N)), partition_N[order_N]
+    records = []
+    for start, stop in _shares(partition_N):
+        own, partition = rows.slice(start, stop - start), int(partition_N[start])
+        headers = _headers(topic, partition, own, level)
+        if appended_at is not None:
+            headers.append((APPENDED_AT, str(appended_at).encode()))
+        records.append((partition, _stream(own), headers))
+    return records
 
 
-def _headers(
-    topic: str, partition: int, first: Position, last: Position, model_version: int, level: str
-) -> Headers:
+def _shares(partition_N: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Where in ascending partitions each run of at most MAX_ROWS of the same begins and ends."""
+    changes = np.flatnonzero(np.diff(partition_N)) + 1
+    bounds = [0, *changes.tolist(), len(partition_N)]
+    for begin, end in pairwise(bounds):
+        for start in range(begin, end, MAX_ROWS):
+            yield start, min(start + MAX_ROWS, end)
+
+
+def _headers(topic: str, partition: int, rows: pa.RecordBatch, level: str) -> Headers:
+    offset, row, version = (
+        rows.column(name) for name in ("source_offset", "source_row", "model_version")
+    )
     values: dict[str, object] = {
         "source-topic": topic,
         "source-partition": partition,
-        "first-offset": first.offset,
-        "first-row": first.row,
-        "last-offset": last.offset,
-        "last-row": last.row,
-        "model-version": model_version,
+        "first-offset": offset[0],
+        "first-row": row[0],
+        "last-offset": offset[-1],
+        "last-row": row[-1],
+        "model-version": version[-1],
         "level": level,
         "content-type": CONTENT_TYPE,
     }

@@ -91,6 +91,7 @@ class Loop:
         reader: Reader,
         learn: Learn,
         publish: Callable[[Batch, np.ndarray, int], None],
+        flush: Callable[[], None] = lambda: None,
         watcher: Watcher,
         snapshot: Callable[[], Write],
         saver: Saves,
@@ -102,11 +103,13 @@ class Loop:
         boundary: Boundary | None = None,
         marks: Callable[[Progress], dict[str, int]] = lambda progress: {},
     ) -> None:
-        """``snapshot`` copies the state and returns what writes the copy; ``wait_for_all``
-        makes a rank wait for its batch rather than join with an empty one, so that a
-        bounded log gives the same batches every time; ``marks``: asked on every rank when a
-        checkpoint is taken, with nothing under way, what that is to say besides."""
-        self.reader, self.learn, self.publish, self.watcher = reader, learn, publish, watcher
+        """``flush`` hands on what ``publish`` still holds: called before anybody waits, and
+        before a checkpoint; ``snapshot`` copies the state and returns what writes the copy;
+        ``wait_for_all`` makes a rank wait for its batch rather than join with an empty one, so
+        that a bounded log gives the same batches every time; ``marks``: asked on every rank
+        when a checkpoint is taken, with nothing under way, what that is to say besides."""
+        self.reader, self.learn, self.watcher = reader, learn, watcher
+        self.publish, self.flush = publish, flush
         self.snapshot, self.saver, self.every_batches = snapshot, saver, every_batches
         self.progress, self.ranks, self.stopping = progress, ranks, stopping
         self.wait_for_all, self.boundary, self.marks = wait_for_all, boundary, marks
@@ -120,6 +123,7 @@ class Loop:
             under_way: deque[tuple[Batch | None, float]] = deque()
             for probability_B, loss in self.learn(self._stretch(under_way)):
                 self._learnt(*under_way.popleft(), probability_B, loss)
+            self.flush()
             if self._save_now and not self._over:
                 self._save()
             if self._held:

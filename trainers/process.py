@@ -57,9 +57,6 @@ log = logging.getLogger(__name__)
 PATIENCE_SECONDS = 20.0
 """How long a trainer that was told to stop waits for Kafka to take what it published."""
 
-LINGER_MS = 100
-"""How long a prediction waits for others to share its request with."""
-
 # What collectives raise when another rank has ended, by gloo and by NCCL.
 _LOST_PEER = re.compile(r"gloo|peer|[Ss]ocket|NCCL|Timed out")
 
@@ -129,7 +126,7 @@ class Trainer:
         self.resumed, self.progress = self._resume(kafka, stack)
         self.registry = CollectorRegistry()
         self.recall = recall_of(level, self.learner, self.ranks, self.registry, self.resumed)
-        self.writer = stack.enter_context(RecordWriter(kafka, linger_ms=LINGER_MS))
+        self.writer = stack.enter_context(RecordWriter(kafka))
         # Up to here a signal ends the process at once; from here on there is order to keep.
         self.stopping = stop_event()
         stack.callback(self._give_up_writing().set)
@@ -299,6 +296,7 @@ class Trainer:
             reader=self.transfer.aligned(reader) if self.transfer else reader,
             learn=self.snapshots.watching(self._learn) if self.snapshots else self._learn,
             publish=self.publisher.predictions,
+            flush=self.publisher.flush,
             watcher=self.observer,
             snapshot=self._snapshot,
             saver=self.saver,

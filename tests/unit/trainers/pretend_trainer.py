@@ -95,7 +95,8 @@ class World:
             progress = found.progress
             self.sum = json.loads((found.path / "sum.json").read_text())
         stopping = threading.Event()
-        self.events, self.saved, self.broken = [], [], set(broken_disk)
+        self.events, self.gathered = [], []
+        self.saved, self.broken = [], set(broken_disk)
         self.ranks = Ranks()
         self.saver = Saver(self.store, self.ranks, self.durable, self.saved.append)
         self.under_way = 0
@@ -110,7 +111,8 @@ class World:
         self.loop = Loop(
             reader=Listed(items[done:], stopping, stop_after),
             learn=self.learn,
-            publish=lambda batch, p, version: self.events.append(("publish", version)),
+            publish=lambda batch, p, version: self.gathered.append(("publish", version)),
+            flush=self.flush,
             watcher=self,
             snapshot=self.snapshot,
             saver=self.saver,
@@ -135,6 +137,10 @@ class World:
 
     def stalled(self, seconds):
         pass
+
+    def flush(self):
+        self.events += self.gathered
+        self.gathered.clear()
 
     def durable(self):
         self.events.append(("durable",))

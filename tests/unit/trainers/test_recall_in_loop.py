@@ -114,7 +114,7 @@ def test_every_version_is_scored_and_every_impression_published(whole):
     assert np.isfinite(whole.versions[BATCHES].forgetting)
 
 
-@pytest.mark.parametrize("crashes", [(2,), (5,), (7, 2), (4, 4, 4)])
+@pytest.mark.parametrize("crashes", [(2,), (5,), (7, 2), (4, 4, 3)])
 def test_whatever_a_crash_interrupts_the_matrix_is_the_same_to_the_bit(whole, crashes, tmp_path):
     published = {}
     for crash_after in crashes:
