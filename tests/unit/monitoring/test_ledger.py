@@ -88,15 +88,6 @@ def test_what_is_no_announcement_is_counted(value):
     assert ledger.unreadable["m"] == 1 and ledger.told()[0].published_version is None
 
 
-def test_an_announcement_that_recalls_nonsense_is_counted_and_its_version_known():
-    ledger = ledger_of()
-    known = b'{"version": 4, "recall": {"gauc": [], "backward_transfer": null, "forgetting": 0}}'
-    for value in (known, b'{"version": 5, "recall": {"gauc": 7}}'):
-        ledger.announcements("m", "actr", 0, [record(value, key=b"actr")], 1)
-    (actr, _) = ledger.told()
-    assert ledger.unreadable["m"] == 1 and actr.published_version == 5 and actr.recalled is None
-
-
 def test_hand_downs_and_tombstones_on_the_models_topic_say_nothing():
     ledger = ledger_of()
     say = [record(b'{"version": 5}', key=b"cpm/1700"), record(None, key=b"cpm")]
