@@ -16,11 +16,12 @@ from streaming.topic_admin import create_topics, delete_topics
 
 
 @pytest.fixture
-def refreshers(mortal_kafka, tmp_path):
+def refreshers(nursery, mortal_kafka, tmp_path):
     mortal_kafka.start()
     topics = fresh_topics().model_copy(update={"partitions": 4})
     create_topics(mortal_kafka.config, topics, levels=())
-    made = Refreshers(mortal_kafka.config, topics, tmp_path, history_config(refresh_seconds=0.5))
+    config = history_config(refresh_seconds=0.5)
+    made = Refreshers(nursery, mortal_kafka.config, topics, tmp_path, config)
     yield made
     made.close()
     mortal_kafka.start()
@@ -49,15 +50,15 @@ def test_it_ends_though_kafka_is_away(refreshers, mortal_kafka):
 def test_sigterm_is_a_clean_end(refreshers):
     worker = refreshers.start()
     eventually(lambda: refreshers.has(4), SECONDS, "a worker with partitions")
-    worker.send_signal(signal.SIGTERM)
-    assert worker.wait(SECONDS) == 0
+    worker.signal(signal.SIGTERM)
+    assert worker.end(SECONDS) == 0
     assert "Traceback" not in refreshers.said()
 
 
 def test_the_same_worker_twice_is_refused(refreshers):
     refreshers.start()
     eventually(lambda: refreshers.has(4), SECONDS, "a worker with partitions")
-    assert refreshers.start().wait(SECONDS) == 2
+    assert refreshers.start().end(SECONDS) == 2
     assert "'refresher' already runs" in refreshers.said()
 
 
@@ -66,7 +67,7 @@ def test_topics_of_different_width_are_refused(refreshers):
     delete_topics(refreshers.kafka, [topics.historical])
     with contextlib.closing(admin(refreshers.kafka)) as client:
         client.create_topics({topics.historical: {"num_partitions": 3, "replication_factor": 1}})
-    assert refreshers.start().wait(SECONDS) == 2
+    assert refreshers.start().end(SECONDS) == 2
     assert "must have the same number of partitions" in refreshers.said()
     assert "Traceback" not in refreshers.said()
 
@@ -74,6 +75,6 @@ def test_topics_of_different_width_are_refused(refreshers):
 def test_a_bucket_too_large_for_a_message_ends_the_worker(refreshers):
     refreshers.config = history_config(buckets=1)
     refreshers.write(period(1, buckets=1, entities=40_000, of=range(100_000)))
-    assert refreshers.start().wait(SECONDS) == 2
+    assert refreshers.start().end(SECONDS) == 2
     assert "raise history.buckets" in refreshers.said()
     assert "Traceback" not in refreshers.said()

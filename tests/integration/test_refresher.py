@@ -6,7 +6,6 @@ import itertools
 import os
 import random
 import signal
-import sys
 
 import pytest
 from refresh_support import DAY, expected, history_config, period
@@ -19,8 +18,8 @@ BUCKETS = 8  # 4 of each kind
 
 
 @pytest.fixture
-def refreshers(kafka, topics, tmp_path):
-    made = Refreshers(kafka, topics, tmp_path, history_config(refresh_seconds=0.5))
+def refreshers(nursery, kafka, topics, tmp_path):
+    made = Refreshers(nursery, kafka, topics, tmp_path, history_config(refresh_seconds=0.5))
     yield made
     made.close()
 
@@ -207,8 +206,6 @@ async def begin_at_commits(self):
     return await ours.Consumer.seek_to_committed(self)
 
 ours.PositionedConsumer.seek_to_committed = begin_at_commits
-import cli
-cli.main()
 """
 
 
@@ -221,7 +218,7 @@ def test_what_the_stream_passes_over_is_read_from_the_log(refreshers, another_pe
     refreshers.stop(worker)
     refreshers.lose(refreshers.changelog)
     refreshers.lose(refreshers.topics.historical)
-    refreshers.start(command=[sys.executable, "-c", LOST])
+    refreshers.start(before=LOST)
     if another_period:
         refreshers.write(period(3))
     refreshers.await_right()
@@ -241,7 +238,7 @@ def test_a_second_worker_comes_and_goes_while_buckets_move(refreshers):
     second = refreshers.start(2)
     while not refreshers.has(2, 2):
         write(1)
-        assert second.poll() is None, refreshers.said(2)
+        assert second.status is None, refreshers.said(2)
     write(3)
     refreshers.stop(second)
     write(3)
@@ -249,12 +246,12 @@ def test_a_second_worker_comes_and_goes_while_buckets_move(refreshers):
     third = refreshers.start(3)
     while not refreshers.has(2, 3):
         write(1)
-        assert third.poll() is None, refreshers.said(3)
+        assert third.status is None, refreshers.said(3)
     refreshers.kill(first)
     write(3)
     refreshers.await_right()
     eventually(lambda: refreshers.has(4, 3), SECONDS, "the third worker has all")
-    assert third.poll() is None
+    assert third.status is None
 
 
 def test_one_that_hung_and_wakes_up_does_not_have_the_last_word(refreshers):

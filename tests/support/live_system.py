@@ -43,7 +43,7 @@ class LiveSystem:
     def __post_init__(self) -> None:
         kafka, topics = self.config.kafka, self.config.topics
         self.home = Home(self.nursery, kafka, topics, self.run_dir, _toml(self.config))
-        self.refreshers = Refreshers(kafka, topics, self.run_dir, self.config.history)
+        self.refreshers = Refreshers(self.nursery, kafka, topics, self.run_dir, self.config.history)
 
     def start(self, *flags: str, until_end: bool) -> None:
         """From the bottom, so that each has to wait for those above it, if it does."""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import subprocess
 import time
 import urllib.request
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +14,8 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 from prometheus_client.parser import text_string_to_metric_families
 from refresh_support import expected, history_config
-from tests_support import ECDCTR, environ, eventually
+from tests_support import eventually
+from trainer_support import Life, Nursery
 
 from embeddings.history import Snapshot
 from embeddings.history_records import encode_snapshot, record_key, snapshot_headers
@@ -29,6 +28,8 @@ from streaming.kafka_clients import admin, consumer
 from streaming.topics import TopicsConfig
 from streaming.writer import RecordWriter
 
+AS_IF_ALONE = "import logging; logging.root.handlers.clear()\n"
+"""TorchRec's import sets logging up, and a refresher has none of it."""
 SECONDS = 60.0
 """Longest wait for a worker on a machine with much else to do."""
 
@@ -37,35 +38,33 @@ SECONDS = 60.0
 class Refreshers:
     """The workers over one set of topics, and the snapshots that were written."""
 
+    nursery: Nursery
     kafka: KafkaConfig
     topics: TopicsConfig
     run_dir: Path
     config: HistoryConfig = field(default_factory=history_config)
     snapshots: list[Snapshot] = field(default_factory=list)
-    workers: list[subprocess.Popen] = field(default_factory=list)
+    workers: list[Life] = field(default_factory=list)
     _watcher: KafkaConsumer | None = None
 
     # -- workers --------------------------------------------------------------------
 
-    def start(self, number: int = 1, command: Sequence[str] = ECDCTR) -> subprocess.Popen:
+    def start(self, number: int = 1, before: str = "") -> Life:
+        log = self.log(number)
+        log.touch()
+        worker = self.nursery.start(self.arguments(number), log, log, AS_IF_ALONE + before)
+        self.workers.append(worker)
+        return worker
+
+    def arguments(self, number: int = 1) -> list[str]:
         options = [f"history.{k}={v}" for k, v in self.config.model_dump(mode="json").items()]
         options += [f"topics.{k}={v}" for k, v in self.topics.model_dump().items()]
         options += [f"kafka.start_wait_seconds={self.kafka.start_wait_seconds}"]
-        with self.log(number).open("ab") as output:
-            worker = subprocess.Popen(
-                [
-                    *command,
-                    *("refresh", "--worker", str(number), "--run-dir", str(self.run_dir)),
-                    *("--bootstrap-servers", self.kafka.bootstrap_servers),
-                    *(word for option in options for word in ("--set", option)),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=environ(),
-            )
-        self.workers.append(worker)
-        return worker
+        return [
+            *("refresh", "--worker", str(number), "--run-dir", str(self.run_dir)),
+            *("--bootstrap-servers", self.kafka.bootstrap_servers),
+            *(word for option in options for word in ("--set", option)),
+        ]
 
     def log(self, number: int = 1) -> Path:
         self.run_dir.mkdir(parents=True, exist_ok=True)
@@ -79,18 +78,18 @@ class Refreshers:
         lines = [line for line in self.said(number).splitlines() if line.startswith("partition ")]
         return len({line.split()[1] for line in lines}) >= partitions
 
-    def stop(self, worker: subprocess.Popen) -> None:
-        worker.send_signal(signal.SIGINT)
-        assert worker.wait(SECONDS) == 0
+    def stop(self, worker: Life) -> None:
+        worker.signal(signal.SIGINT)
+        assert worker.end(SECONDS) == 0
 
-    def kill(self, worker: subprocess.Popen) -> None:
-        worker.kill()
-        worker.wait(SECONDS)
+    def kill(self, worker: Life) -> None:
+        worker.signal(signal.SIGKILL)
+        worker.end(SECONDS)
 
     def close(self) -> None:
         for worker in self.workers:
-            if worker.poll() is None:
-                os.kill(worker.pid, signal.SIGCONT)
+            if worker.status is None:
+                worker.signal(signal.SIGCONT)
                 self.kill(worker)
         if self._watcher is not None:
             self._watcher.close()
@@ -181,7 +180,7 @@ class Refreshers:
         wanted = expected(self.snapshots, self.config)
 
         def right() -> bool:
-            assert all(w.poll() in (None, 0, -signal.SIGKILL) for w in self.workers), self.said()
+            assert all(w.status in (None, 0, -signal.SIGKILL) for w in self.workers), self.said()
             return self.found() == wanted
 
         eventually(right, SECONDS, f"the published history of {len(wanted)} buckets")

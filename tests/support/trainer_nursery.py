@@ -1,15 +1,16 @@
-"""Forks trainers that have TorchRec imported already: a life costs a second, not ten.
+"""Forks `ecdctr` with TorchRec and Faust imported already: a life costs a second, not ten.
 
-Started by `trainer_support.Nursery`. It imports everything that `ecdctr train` does and
+Started by `trainer_support.Nursery`. It imports everything that `ecdctr train` and `refresh` do and
 then runs nothing itself, so that a fork of it is as good as a fresh interpreter: no
 tensor was ever made, no process group joined, no Python thread started. A fork runs the
 command line for real, in a process of its own that may be killed for real. One line of
 JSON in and one out, on standard input and output:
 
-    {"arguments": [...], "told": path, "output": path, "environ": {...}}    {"pid": 123}
+    {"arguments": [...], "told": path, "output": path, "environ": {...},
+     "before": Python to run first}                                         {"pid": 123}
     {"poll": 123}                                         {"status": null | -9 | 0 ...}
 
-``told`` takes what the trainer prints, ``output`` what it has to complain of.
+``told`` takes what the process prints, ``output`` what it has to complain of.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ def _fork(request: dict[str, Any]) -> int:
     status = 1
     try:
         _become(request)
+        exec(request.get("before", ""), {})
         status = _run(request["arguments"])
     finally:
         with contextlib.suppress(BaseException):
@@ -89,9 +91,10 @@ def _run(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    import embeddings.refresh_worker
     import trainers.process
     import trainers.train
 
-    assert trainers.process and trainers.train
+    assert embeddings.refresh_worker and trainers.process and trainers.train
     print(json.dumps({"ready": os.getpid()}), flush=True)
     serve()

@@ -217,6 +217,22 @@ class Nursery:
         answer: dict[str, Any] = json.loads(self._process.stdout.readline())
         return answer
 
+    def start(
+        self, arguments: list[str], output: Path, told: Path | None = None, before: str = ""
+    ) -> Life:
+        """Fork `ecdctr` with ``arguments``; what it prints goes beside ``output``, or to ``told``.
+
+        ``before``: Python that runs in the fork first.
+        """
+        request = {
+            "arguments": arguments,
+            "output": str(output),
+            "told": str(told or f"{output}.told"),
+            "environ": {},
+            "before": before,
+        }
+        return Life(self, self.ask(request)["pid"], output)
+
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
@@ -224,7 +240,7 @@ class Nursery:
 
 @dataclass(frozen=True)
 class Life:
-    """One trainer process, from its fork to its end."""
+    """One process, from its fork to its end."""
 
     nursery: Nursery
     pid: int
@@ -260,6 +276,10 @@ class Life:
         """Whether it has begun, and a signal is an order to stop in order."""
         told = Path(f"{self.output}.told")
         return told.exists() and "reading" in told.read_text(errors="replace")
+
+    def printed(self) -> str:
+        """Its standard output."""
+        return Path(f"{self.output}.told").read_text()
 
     def complaints(self) -> list[str]:
         """The lines of its standard error, but for those on Kafka's coming and going."""

@@ -97,7 +97,9 @@ class WholeRun:
         self._home = Home(self.nursery, self.kafka, self.topics, self.run_dir, WHOLE_RUN_SETTINGS)
         self.config: Config = configuration(self._home)
         patient = self.kafka.model_copy(update={"start_wait_seconds": 60})
-        self._refreshers = Refreshers(patient, self.topics, self.run_dir, self.config.history)
+        self._refreshers = Refreshers(
+            self.nursery, patient, self.topics, self.run_dir, self.config.history
+        )
         self._lives: dict[str, Life] = {}
         self._since: dict[str, float] = {}
 

@@ -86,16 +86,16 @@ def command(
     plan = chosen(names, sweep)
     for variant in plan:
         variant.applied(loaded.config)  # all refusals before any work
-    # TorchRec takes seconds to import: only now, when all else was found in order.
-    from trainers.replay.parallel import run_pieces
-    from trainers.replay.run import Replay
-
     config = loaded.config
     folder = out or config.run_dir / "replay"
     if log is None:
         recorded = _from_kafka(config, since, until, folder)
     else:
         recorded = RecordedLog(log, config.impressions)
+    # TorchRec takes seconds to import: only now, when all else was found in order.
+    from trainers.replay.parallel import run_pieces
+    from trainers.replay.run import Replay
+
     with Bars() as bars:
         replay = Replay(recorded, config, folder, bars)
         if jobs > 1:

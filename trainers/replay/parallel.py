@@ -29,8 +29,11 @@ def run_pieces(replay: Replay, plan: Sequence[Variant], jobs: int, show: Show) -
         UserError: a piece failed, or its process was killed.
     """
     where = (replay.log.path, replay.config, replay.out)
-    spawning = multiprocessing.get_context("spawn")  # PyTorch's threads do not survive a fork
-    with ProcessPoolExecutor(jobs, mp_context=spawning) as pool:
+    # PyTorch's threads do not survive a fork; a server that has only imported it has none yet,
+    # and what is forked from it has neither the import's ten seconds nor its memory to itself.
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(jobs, mp_context=server) as pool:
         for level in LEVELS:
             pieces = _pieces(replay, plan, level)
             done = show.began(f"{level}: {len(pieces)} at {jobs} a time", len(pieces))

@@ -2,11 +2,10 @@
 
 import json
 import signal
-import subprocess
 
 import pytest
 from replay_support import small_config, small_log
-from tests_support import ECDCTR, environ, eventually, run_ecdctr
+from tests_support import eventually, run_ecdctr
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,7 @@ def settings() -> list[str]:
     return [f"--set={key}={value}" for key, value in small.items()]
 
 
-def test_a_report_is_written_and_the_table_printed(path, tmp_path):
+def test_a_report_is_written_and_the_table_printed(path, tmp_path, nursery):
     arguments = ["replay", str(path), "--variants=ads-only,joint", f"--out={tmp_path}"]
     done = run_ecdctr(*arguments, *settings(), timeout=120)
     assert done.returncode == 0, done.stderr
@@ -36,8 +35,9 @@ def test_a_report_is_written_and_the_table_printed(path, tmp_path):
     assert names <= {file.name for file in tmp_path.iterdir()}
     report = json.loads((tmp_path / "report.json").read_text())
     assert [row["variant"] for row in report["variants"]] == ["ads-only", "joint"]
-    again = run_ecdctr(*arguments, *settings(), "--sweep=actr.seed=0,1", timeout=120)
-    assert again.returncode == 0, again.stderr
+    sweep = [*arguments, *settings(), "--sweep=actr.seed=0,1"]
+    again = nursery.start(sweep, tmp_path / "again.log")
+    assert again.end(120) == 0, again.said()
     swept = json.loads((tmp_path / "report.json").read_text())["variants"]
     assert [row["variant"] for row in swept] == [
         f"{name} seed={seed}" for name in ("ads-only", "joint") for seed in (0, 1)
@@ -68,19 +68,13 @@ def test_a_folder_that_is_no_log_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_after_an_interruption_only_the_rest_is_run(path, tmp_path, how):
+def test_after_an_interruption_only_the_rest_is_run(path, tmp_path, nursery, how):
     arguments = ["replay", str(path), "--variants=ads-only,joint", f"--out={tmp_path}"]
-    command = [*ECDCTR, *arguments, *settings()]
-    process = subprocess.Popen(command, env=environ(), stderr=subprocess.PIPE, text=True)
-    try:
-        finished = "variants/ads-only-*/outcome.json"
-        eventually(lambda: list(tmp_path.glob(finished)), 60, "the first variant was finished")
-        process.send_signal(how)
-        process.communicate(timeout=60)
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode in (-how, 130, 0)
-    done = run_ecdctr(*arguments, *settings(), timeout=120)
-    assert done.returncode == 0 and "ads-only: known already" in done.stderr
+    first = nursery.start([*arguments, *settings()], tmp_path / "first.log")
+    finished = "variants/ads-only-*/outcome.json"
+    eventually(lambda: list(tmp_path.glob(finished)), 60, "the first variant was finished")
+    first.signal(how)
+    assert first.end() in (-how, 130, 0)
+    then = nursery.start([*arguments, *settings()], tmp_path / "then.log")
+    assert then.end(120) == 0 and "ads-only: known already" in then.said()
     assert (tmp_path / "report.html").exists()
