@@ -58,6 +58,7 @@ def test_20_kills_leave_no_trace(make_home, undisturbed):
     assert repeated > 0, "kills made trainers repeat what no checkpoint had"
 
 
+@pytest.mark.slow  # forks of the same command line are killed above
 @pytest.mark.timeout(180)
 def test_a_process_started_from_the_command_line_is_killed(make_home, undisturbed):
     home = make_home()

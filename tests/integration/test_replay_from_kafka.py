@@ -13,7 +13,6 @@ import pytest
 from live_system import send_log
 from log_support import drain, ids
 from replay_support import Silent, small_config, small_log
-from tests_support import run_ecdctr
 from trainer_support import PARTITIONS, fresh_topics
 
 from config import Config
@@ -156,14 +155,14 @@ def test_what_was_recorded_is_recorded_again_only_when_there_is_more(kafka, log,
     assert recorded(config, Range(), tmp_path)[0].spans == log.spans
 
 
-def test_as_it_is_typed(config, tmp_path):
-    done = run_ecdctr(
+def test_as_it_is_typed(config, tmp_path, nursery):
+    arguments = [
         *("replay", "--from-kafka", "--since=2025-01-02", "--until=2025-01-07T00:00"),
         *("--variants=ads-only", f"--run-dir={tmp_path}"),
         *("--bootstrap-servers", config.kafka.bootstrap_servers),
         *(f"--set=topics.{k}={v}" for k, v in config.topics.model_dump().items()),
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "recorded 750 impressions" in done.stderr
+    ]
+    life = nursery.start(arguments, tmp_path / "replay.log")
+    assert life.end(120) == 0, life.said()
+    assert "recorded 750 impressions" in life.said()
     assert (tmp_path / "replay" / "report.html").exists()

@@ -7,7 +7,7 @@ command line for real, in a process of its own that may be killed for real. One 
 JSON in and one out, on standard input and output:
 
     {"arguments": [...], "told": path, "output": path, "environ": {...},
-     "before": Python to run first}                                         {"pid": 123}
+     "before": Python to run first, or instead where it exits}              {"pid": 123}
     {"poll": 123}                                         {"status": null | -9 | 0 ...}
 
 ``told`` takes what the process prints, ``output`` what it has to complain of.
@@ -54,8 +54,7 @@ def _fork(request: dict[str, Any]) -> int:
     status = 1
     try:
         _become(request)
-        exec(request.get("before", ""), {})
-        status = _run(request["arguments"])
+        status = _run(request)
     finally:
         with contextlib.suppress(BaseException):
             sys.stderr.flush()
@@ -74,11 +73,12 @@ def _become(request: dict[str, Any]) -> None:
     os.environ.update(request["environ"])
 
 
-def _run(arguments: list[str]) -> int:
-    import cli
-
-    sys.argv = ["ecdctr", *arguments]
+def _run(request: dict[str, Any]) -> int:
+    sys.argv = ["ecdctr", *request["arguments"]]
     try:
+        exec(request.get("before", ""), {"__name__": "__main__"})
+        import cli
+
         cli.main()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)

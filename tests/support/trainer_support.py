@@ -222,7 +222,7 @@ class Nursery:
     ) -> Life:
         """Fork `ecdctr` with ``arguments``; what it prints goes beside ``output``, or to ``told``.
 
-        ``before``: Python that runs in the fork first.
+        ``before``: Python that runs in the fork first, or instead where it exits.
         """
         request = {
             "arguments": arguments,

@@ -1,9 +1,6 @@
 """One rank and two learn the same, and a checkpoint goes from one to the other and back."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -95,31 +92,31 @@ def alone(tmp_path_factory):
     }
 
 
+WORKER = """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, {here!r})
+from two_ranks_worker import main
+
+main(Path({folder!r}), {rank})
+raise SystemExit(0)
+"""
+
+
 @pytest.fixture(scope="module")
-def pair(alone):
-    worker = Path(__file__).with_name("two_ranks_worker.py")
-    root = worker.parents[3]
-    environment = {
-        key: value
-        for key, value in os.environ.items()
-        if key not in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    } | {"PYTHONPATH": f"{root}{os.pathsep}{worker.parent}"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(worker), str(alone["folder"]), str(rank)],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
+def pair(alone, nursery):
+    folder, here = str(alone["folder"]), str(Path(__file__).parent)
+    lives = [
+        nursery.start(
+            [],
+            alone["folder"] / f"rank-{rank}.log",
+            before=WORKER.format(here=here, folder=folder, rank=rank),
         )
         for rank in (0, 1)
     ]
-    try:
-        for process in processes:
-            _, errors = process.communicate(timeout=240)
-            assert process.returncode == 0, errors[-4000:]
-    finally:
-        for process in processes:
-            process.kill()
+    for life in lives:
+        assert life.end(240) == 0, life.said()[-4000:]
     return [json.loads((alone["folder"] / f"results-{r}.json").read_text()) for r in (0, 1)]
 
 
