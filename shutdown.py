@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -44,6 +45,21 @@ def stop_event() -> threading.Event:
     if os.environ.get(SUPERVISED):
         threading.Thread(target=_watch_stdin, args=(stopping,), daemon=True).start()
     return stopping
+
+
+def end_with_parent() -> None:
+    """For a process of a pool: end as soon as the process that made it has ended, however.
+
+    A pool's processes wait for work for ever when the one that had it for them was killed.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def _watch_stdin(stopping: threading.Event) -> None:

@@ -91,3 +91,33 @@ def test_children_stop_when_the_supervisor_is_killed(tmp_path):
         supervisor.wait()
     eventually(lambda: not psutil.pid_exists(pid), 10, "child gone")
     assert "bye" in log.read_text()
+
+
+POOL = """
+import multiprocessing, os, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from shutdown import end_with_parent
+if __name__ == "__main__":
+    server = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(1, mp_context=server, initializer=end_with_parent) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        time.sleep(600)
+"""
+
+
+@pytest.mark.timeout(60)
+def test_a_pool_ends_when_its_maker_is_killed(tmp_path):
+    path = tmp_path / "pool.py"
+    path.write_text(POOL)
+    maker = subprocess.Popen(
+        [sys.executable, str(path)], stdout=subprocess.PIPE, text=True, env=environ()
+    )
+    try:
+        worker = psutil.Process(int(maker.stdout.readline()))
+        all_of_it = psutil.Process(maker.pid).children(recursive=True)
+        assert worker in all_of_it and len(all_of_it) == 3, "worker, fork server, resource tracker"
+    finally:
+        maker.kill()
+        maker.wait()
+    _, alive = psutil.wait_procs(all_of_it, timeout=20)
+    assert not alive

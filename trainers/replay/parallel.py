@@ -14,6 +14,7 @@ from pathlib import Path
 
 from config import Config
 from errors import UserError
+from shutdown import end_with_parent
 from trainers.replay.level_run import Advance
 from trainers.replay.log import RecordedLog
 from trainers.replay.plan import Variant, levels
@@ -33,7 +34,7 @@ def run_pieces(replay: Replay, plan: Sequence[Variant], jobs: int, show: Show) -
     # and what is forked from it has neither the import's ten seconds nor its memory to itself.
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(jobs, mp_context=server) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=server, initializer=end_with_parent) as pool:
         for level in LEVELS:
             pieces = _pieces(replay, plan, level)
             done = show.began(f"{level}: {len(pieces)} at {jobs} a time", len(pieces))
