@@ -14,7 +14,12 @@ from monitoring.ledger import Ledger
 from monitoring.monitor_settings import MonitorConfig
 from monitoring.watermark import NEVER, Watermark
 from streaming.codec import encode
-from streaming.predictions import decode_predictions, encode_predictions
+from streaming.predictions import (
+    decode_predictions,
+    encode_predictions,
+    encode_rows,
+    prediction_rows,
+)
 
 CONFIG = MonitorConfig(windows_seconds=(60, 300), generations=3)
 
@@ -79,6 +84,20 @@ def test_an_old_record_without_its_append_time_is_a_prediction_all_the_same():
         ledger.predictions("p", "actr", partition, [found], 1)
     (actr, _) = ledger.told()
     assert actr.predictions == 100 and actr.learnt.count == 0
+
+
+def test_a_record_of_several_batches_is_published_with_what_has_learnt_the_last_of_them():
+    ledger = ledger_of()
+    rows = pa.concat_batches(
+        prediction_rows(made(number).batch, made(number).probability_N, number, SCHEMA)
+        for number in (4, 5, 6)
+    )
+    for partition, value, headers in encode_rows(rows, "log", level="actr", appended_at=BEGIN):
+        ledger.predictions("p", "actr", partition, [record(value, headers)], 1)
+    for version, published in ((6, 0), (7, 4)):
+        say = record(json.dumps({"version": version}).encode(), key=b"actr")
+        ledger.announcements("m", "actr", 0, [say], version)
+        assert ledger.told()[0].published.count == published
 
 
 @pytest.mark.parametrize("value", [b"junk", b"[]", b"{}", b'{"version": null}'])
