@@ -13,6 +13,13 @@ ENOUGH = 1_000
 """Predictions with which a version is judged at all; the dashboards' panel says the same."""
 _Z = 1.96  # of a 95 % interval
 
+EXPLAINED = (
+    "Farthest from 1 by the ratio, so 0.5 is as far as 2. COPC within 1 ± chance is what a "
+    "calibrated version shows in 95 of 100 cases: the worst is the first that is off by more, of "
+    f"those published with {ENOUGH:,} predictions. Version 0 is what was predicted before any was."
+)
+"""The order of a table, and why the first row need not be the answer."""
+
 HEADINGS = (
     "level", "version", "COPC", "± chance", "off by", "published", "predicts since", "until",
     "impressions", "NE", "GAUC",

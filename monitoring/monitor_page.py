@@ -8,13 +8,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from monitoring import text
-from monitoring.calibrated import HEADINGS, by_calibration, sentence
+from monitoring.calibrated import EXPLAINED, HEADINGS, by_calibration, sentence
 from monitoring.level_quality import WindowPoint
 from monitoring.monitor_settings import label
 from monitoring.monitor_told import LevelTold, Told
 from monitoring.svg import Frame, colour, legend, ticks
 
 _REFRESH_SECONDS = 5
+_OLD_SECONDS = 30
+"""When the page says how old it is: the monitor looks every ten seconds or so, if it can."""
 _CHARTS = {
     "gauc": "GAUC",
     "normalized_entropy": "Normalized entropy",
@@ -51,9 +53,11 @@ svg text { font: 11px system-ui, "DejaVu Sans", sans-serif; fill: var(--dim) }
 """
 
 
-def page(told: Told) -> str:
-    """All of it; before the first look it says that it is starting."""
-    body = "\n".join(_sections(told)) if told.levels else "<p>Starting; look again in a moment.</p>"
+def page(told: Told, now: float | None = None) -> str:
+    """All of it, ``now`` (s since 1970); before the first look it says that it is starting."""
+    now = time.time() if now is None else now
+    starting = "<p>Starting; look again in a moment.</p>"
+    body = "\n".join(_sections(told, now)) if told.levels else starting
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -63,9 +67,9 @@ def page(told: Told) -> str:
     )
 
 
-def _sections(told: Told) -> Iterable[str]:
+def _sections(told: Told, now: float) -> Iterable[str]:
     ordered = by_calibration({one.level: one.quality.generations for one in told.levels})
-    yield _head(told)
+    yield _head(told, now)
     state = "off" if any(one.worst for one in ordered) else "ok" if ordered else ""
     yield f'<p class="answer {state}">{escape(sentence(ordered))}</p>'
     yield "<h2>Over event time</h2>"
@@ -75,10 +79,7 @@ def _sections(told: Told) -> Iterable[str]:
     yield "<h2>Published versions, worst calibrated first</h2>"
     marks = ["worst" if one.worst else "" for one in ordered]
     yield _table(HEADINGS, [one.cells for one in ordered], marks)
-    yield (
-        '<p class="dim">COPC within 1 ± chance is what a calibrated version shows in 95 of 100 '
-        "cases. Version 0: before anything was published.</p>"
-    )
+    yield (f'<p class="dim">{escape(EXPLAINED)}</p>')
     if any(one.recalled for one in told.levels):
         yield "<h2>What the last version still knows of past periods</h2>"
         yield _past_periods(told.levels)
@@ -94,12 +95,14 @@ def _sections(told: Told) -> Iterable[str]:
     yield _alarms(told)
 
 
-def _head(told: Told) -> str:
+def _head(told: Told, now: float) -> str:
     newest = max((one.quality.newest for one in told.levels), default=0)
     at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(told.at))
     problem = f' <span class="bad">{escape(told.problem)}</span>' if told.problem else ""
+    age = now - told.at
+    old = f' <span class="bad">{text.seconds(age)} ago</span>' if age > _OLD_SECONDS else ""
     return (
-        f'<p class="dim">{at} · event time {text.event_time(newest / 1_000 or math.nan)}'
+        f'<p class="dim">{at}{old} · event time {text.event_time(newest / 1_000 or math.nan)}'
         f' · <a href="metrics">metrics</a>{problem}</p>'
     )
 

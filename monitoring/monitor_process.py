@@ -35,6 +35,7 @@ _LEVELS = tuple(reversed(LEVELS))  # the one that serves first
 _IDLE_SECONDS = 0.1
 _ASK_SECONDS = 1.0
 _TELL_SECONDS = 1.0
+_TELL_LATEST_SECONDS = 10.0
 
 
 def state_dir(run_dir: Path) -> Path:
@@ -129,7 +130,8 @@ class _Monitor:
         self._liveness, self._stopping = liveness, stopping
         self._directory = state_dir(config.run_dir)
         self._topics = MonitorTopics(kafka, config.topics, ledger, stopping.is_set, stack)
-        self._ask, self._tell = Sparing(_ASK_SECONDS), Sparing(_TELL_SECONDS)
+        self._ask = Sparing(_ASK_SECONDS)
+        self._tell = Sparing(_TELL_SECONDS, _TELL_LATEST_SECONDS)
         self._save = Sparing(config.monitor.checkpoint_every_seconds)
         self._unsaved = self._failing = False
         self._problem = f"Kafka at {kafka.bootstrap_servers} is away"

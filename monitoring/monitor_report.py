@@ -7,7 +7,7 @@ import time
 from config import Config
 from errors import UserError
 from monitoring import text
-from monitoring.calibrated import HEADINGS, Calibrated, by_calibration, sentence
+from monitoring.calibrated import EXPLAINED, HEADINGS, Calibrated, by_calibration, sentence
 from monitoring.ledger import Ledger
 from monitoring.monitor_checkpoint import NAME, DamagedState, read_state
 from monitoring.monitor_process import state_dir
@@ -15,7 +15,7 @@ from monitoring.monitor_settings import MonitorConfig
 
 
 def report_lines(config: Config) -> list[str]:
-    """A table, worst calibrated first, and the answer in a sentence.
+    """The answer in a sentence, and a table, worst calibrated first.
 
     Raises:
         UserError: no monitor has kept a checkpoint in the run directory, or it is damaged.
@@ -41,10 +41,13 @@ def report_lines(config: Config) -> list[str]:
     }
     ordered = by_calibration(generations)
     return [
-        f"published versions by calibration, as of {text.seconds(age)} ago (times in UTC)",
-        *_table(ordered),
         sentence(ordered),
         *_past_periods(ledger),
+        "",
+        f"Versions by calibration, as of {text.seconds(age)} ago (times in UTC; 'published' by the "
+        "clock, the others event time):",
+        *_table(ordered),
+        EXPLAINED,
     ]
 
 

@@ -19,7 +19,7 @@ from monitoring.series import Point
 from monitoring.snapshot import NAN, LevelState, ProcessState, Snapshot, TableState
 from monitoring.telemetry import PREFIX
 from streaming.connection import KafkaConfig
-from streaming.kafka_clients import addresses
+from streaming.kafka_clients import addresses, one_line
 
 # Loopback addresses must not go through a proxy that the environment names.
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
@@ -62,8 +62,12 @@ def scrape(process: Process, timeout: float = 2.0) -> Scrape:
         with _open(process.metrics_url, timeout=timeout) as answer:
             samples = parse(answer.read().decode())
         state, note = _health(process.metrics_url, timeout)
+    except TimeoutError:
+        return Scrape(process, state="no answer", note="hangs, or is very busy")
     except (OSError, ValueError) as error:
-        return Scrape(process, state="no answer", note=str(error))
+        hangs = isinstance(getattr(error, "reason", None), TimeoutError)
+        note = "hangs, or is very busy" if hangs else one_line(error)
+        return Scrape(process, state="no answer", note=note)
     return Scrape(process, samples, state, note)
 
 

@@ -1,17 +1,19 @@
-"""Something that is done every so often, for at most a tenth of the time."""
+"""Something that is done every so often, for at most a tenth of a core."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 
 
 class Sparing:
-    """Says when it is due again: ``every_seconds`` later, and nine times what it took."""
+    """Says when it is due again: ``every_seconds`` later, or nine times the processor time that
+    it took, but at the latest after ``most_seconds``."""
 
-    def __init__(self, every_seconds: float = 0.0) -> None:
-        self._every, self._due = every_seconds, 0.0
+    def __init__(self, every_seconds: float = 0.0, most_seconds: float = math.inf) -> None:
+        self._every, self._most, self._due = every_seconds, most_seconds, 0.0
 
     @property
     def due(self) -> bool:
@@ -20,9 +22,10 @@ class Sparing:
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
         """Do it inside."""
-        begin = time.monotonic()
+        begin = time.thread_time()
         try:
             yield
         finally:
-            end = time.monotonic()
-            self._due = end + max(self._every, 9 * (end - begin))
+            # Not the time that passed: beside other work that is a multiple.
+            rest = min(9 * (time.thread_time() - begin), self._most)
+            self._due = time.monotonic() + max(self._every, rest)

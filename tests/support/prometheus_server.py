@@ -22,6 +22,7 @@ from tests_support import ROOT, eventually
 SCREENS = ("model_quality", "drift_and_forgetting", "pipeline_health")
 VARIABLES = {"$level": "actr", "$__rate_interval": "1m", "$__range": "1h", "$__interval": "1s"}
 _COMPARISON = re.compile(r"\s(?:>=|<=|==|>|<)\s+-?[\d.]+(?:\s\*\s[\d.]+)?")
+_SEEN_BEFORE = re.compile(r"\sand [\w:]+ offset \w+")
 # Loopback addresses must not go through a proxy that the environment names.
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
@@ -171,8 +172,8 @@ def alert_queries() -> Iterator[tuple[str, str]]:
 
 
 def bare(expression: str) -> str:
-    """What an expression compares, whatever it comes to."""
-    return _COMPARISON.sub(" ", expression).strip()
+    """What an expression compares, whatever it comes to, and however short it was seen."""
+    return _SEEN_BEFORE.sub("", _COMPARISON.sub(" ", expression)).strip()
 
 
 def asked_series() -> set[str]:

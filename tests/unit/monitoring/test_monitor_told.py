@@ -250,6 +250,12 @@ def test_the_page_needs_nothing_else_and_answers_the_question():
     assert sorted(versions) == ["10", "20", "40"]
 
 
+def test_a_page_that_has_grown_old_says_so():
+    told = told_of(filled(7))
+    assert "ago</span>" not in page(told, told.at + 20)
+    assert '<span class="bad">61 s ago</span>' in page(told, told.at + 61)
+
+
 @pytest.mark.parametrize(
     "told", [Told(), told_of(Ledger(CONFIG, LEVELS, SCHEMA)), told_of(filled(7))]
 )

@@ -126,6 +126,6 @@ def test_the_page_and_the_report_say_it_where_it_is_measured(tmp_path):
         found = [line for line in report_lines(Config(run_dir=tmp_path)) if "forgetting" in line]
         assert len(found) == lines
     write_state(state_dir(tmp_path), *ledger_of((5, KNOWN)).state())
-    assert report_lines(Config(run_dir=tmp_path))[-1] == (
+    assert report_lines(Config(run_dir=tmp_path))[1] == (
         "actr: backward transfer -0.012, forgetting +0.020, over 2 periods"
     )

@@ -66,6 +66,13 @@ def test_dead_silent_and_mute_processes_are_told_apart():
     assert scrape_all([]) == []
 
 
+def test_one_that_hangs_is_said_to():
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"http://127.0.0.1:{mute.getsockname()[1]}/metrics"
+        got = scrape(process(url), timeout=0.05)
+    assert (got.state, got.note) == ("no answer", "hangs, or is very busy")
+
+
 def test_a_server_that_is_not_ours_is_no_answer(monkeypatch):
     monkeypatch.setattr("monitoring.exporter.generate_latest", lambda registry: b"<html>{{{")
     with Exporter(CollectorRegistry()) as exporter:
