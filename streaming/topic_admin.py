@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Mapping, Sequence
 
 from kafka import KafkaAdminClient
@@ -10,7 +11,7 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from errors import UserError
 from streaming.connection import KafkaConfig
-from streaming.kafka_clients import admin, one_line
+from streaming.kafka_clients import CONNECT_SECONDS, admin, one_line
 from streaming.topics import TopicsConfig
 
 LEVELS = ("tpm", "cpm", "actr")
@@ -19,6 +20,7 @@ Settings = dict[str, str]
 """Kafka's own, of one topic."""
 
 _HOUR_MS = 3_600_000
+_RETRY_SECONDS = 0.2
 
 
 def topic_settings(topics: TopicsConfig, levels: Sequence[str] = LEVELS) -> dict[str, Settings]:
@@ -47,7 +49,8 @@ def create_topics(
 ) -> list[str]:
     """Create what is missing of our topics and wait until it can be used.
 
-    A topic that exists is left as it is, whatever its settings.
+    A topic that exists is left as it is, whatever its settings. A Kafka that goes away meanwhile
+    is waited for as at a start (`kafka.start_wait_seconds`).
 
     Returns:
         the names of the topics that were created.
@@ -56,13 +59,20 @@ def create_topics(
         UserError: no broker answers, or it refuses.
     """
     wanted = topic_settings(topics, levels)
-    with contextlib.closing(admin(kafka)) as client:
+    # Requests are read from one partition, whoever wrote them.
+    one = {topics.control: wanted.pop(topics.control)}
+    deadline = time.monotonic() + max(CONNECT_SECONDS, kafka.start_wait_seconds)
+    made: list[str] = []
+    while True:
         try:
-            # Requests are read from one partition, whoever wrote them.
-            one = {topics.control: wanted.pop(topics.control)}
-            made = create_missing(client, one, 1, topics.replication)
-            return made + create_missing(client, wanted, topics.partitions, topics.replication)
+            with contextlib.closing(admin(kafka)) as client:
+                made += create_missing(client, one, 1, topics.replication)
+                made += create_missing(client, wanted, topics.partitions, topics.replication)
+                return made
         except KafkaError as error:
+            if error.retriable and time.monotonic() < deadline:
+                time.sleep(_RETRY_SECONDS)  # and making the next client waits for the broker
+                continue
             raise UserError(
                 f"Kafka at {kafka.bootstrap_servers} does not create the topics "
                 f"{', '.join(sorted(wanted))}: {one_line(error)}"
