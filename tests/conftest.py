@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from log_support import FOREVER_HOURS
 from trainer_support import Nursery
 
 from streaming.connection import KafkaConfig
@@ -51,7 +52,7 @@ def unique_topics(partitions: int = 4) -> TopicsConfig:
         for field, default in TopicsConfig().model_dump().items()
         if isinstance(default, str)
     }
-    return TopicsConfig(**names, partitions=partitions)
+    return TopicsConfig(**names, partitions=partitions, retention_hours=FOREVER_HOURS)
 
 
 @pytest.fixture

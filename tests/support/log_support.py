@@ -24,12 +24,18 @@ SCHEMA = ImpressionSchema(
     )
 )
 START_MS = 1_700_000_000_000
+FOREVER_HOURS = 1_000_000  # event times are years ago, and Kafka's retention goes by them
 
 
 def own_topics(partitions: int = 4) -> TopicsConfig:
     """Names of an impression and a dead-letter topic that no other test uses."""
     own = uuid.uuid4().hex[:8]
-    return TopicsConfig(ad=f"ad.{own}", dead_letter=f"dead-letter.{own}", partitions=partitions)
+    return TopicsConfig(
+        ad=f"ad.{own}",
+        dead_letter=f"dead-letter.{own}",
+        partitions=partitions,
+        retention_hours=FOREVER_HOURS,
+    )
 
 
 def impressions(ids: Iterable[int], spacing_ms: int = 10) -> pa.RecordBatch:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from kafka import TopicPartition
-from log_support import SCHEMA, START_MS
+from log_support import FOREVER_HOURS, SCHEMA, START_MS
 from tests_support import ROOT, environ, eventually
 
 from streaming import kafka_clients
@@ -38,7 +38,6 @@ IMPRESSIONS = 200 * BATCH + 20  # the last batch is a short one
 BAD_RECORDS = 12
 EVERY_BATCHES = 3
 HELD_BACK = 0.2
-FOREVER_HOURS = 1_000_000  # event times are years ago, and Kafka's retention goes by them
 
 _OF_KAFKA = re.compile(r"(WARNING|ERROR):(kafka\.|streaming\.kafka_logging)")
 
