@@ -1,4 +1,4 @@
-"""The monitor's page: one moment as HTML that needs nothing else. Pure."""
+"""The monitor's page: one moment as HTML that needs nothing else."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _sections(told: Told, now: float) -> Iterable[str]:
     yield "<h2>Published versions, worst calibrated first</h2>"
     marks = ["worst" if one.worst else "" for one in ordered]
     yield _table(HEADINGS, [one.cells for one in ordered], marks)
-    yield (f'<p class="dim">{escape(EXPLAINED)}</p>')
+    yield f'<p class="dim">{escape(EXPLAINED)}</p>'
     if any(one.recalled for one in told.levels):
         yield "<h2>What the last version still knows of past periods</h2>"
         yield _past_periods(told.levels)

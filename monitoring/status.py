@@ -173,7 +173,7 @@ def _elsewhere(run_dir: Path) -> str:
 
 
 class _Points:
-    """A follower's points, computed for at most a tenth of the time."""
+    """A follower's points, computed for at most a tenth of a core."""
 
     def __init__(self) -> None:
         self._points: list[Point] = []

@@ -103,8 +103,8 @@ class Loop:
         boundary: Boundary | None = None,
         marks: Callable[[Progress], dict[str, int]] = lambda progress: {},
     ) -> None:
-        """``flush`` hands on what ``publish`` still holds: called before anybody waits, and
-        before a checkpoint; ``snapshot`` copies the state and returns what writes the copy;
+        """``flush`` hands on what ``publish`` still holds: called whenever nothing is under
+        way; ``snapshot`` copies the state and returns what writes the copy;
         ``wait_for_all`` makes a rank wait for its batch rather than join with an empty one, so
         that a bounded log gives the same batches every time; ``marks``: asked on every rank
         when a checkpoint is taken, with nothing under way, what that is to say besides."""

@@ -44,3 +44,18 @@ def test_a_monitor_that_is_gone_is_not_waited_for(demo):
     demo.monitor.running = False
     demo._wait_for_monitor(100)
     assert next(demo.read) == 10
+
+
+@pytest.mark.parametrize(
+    ("called", "found", "told"),
+    [
+        (".venv/bin/ecdctr", None, ".venv/bin/ecdctr"),
+        (".venv/bin/ecdctr", "/usr/bin/ecdctr", ".venv/bin/ecdctr"),
+        ("/usr/bin/ecdctr", "/usr/bin/ecdctr", "ecdctr"),
+        ("cli.py", None, "ecdctr"),
+    ],
+)
+def test_what_it_tells_to_type_works_as_it_is(monkeypatch, called, found, told):
+    monkeypatch.setattr(module.sys, "argv", [called, "demo"])
+    monkeypatch.setattr(module.shutil, "which", lambda name: found)
+    assert module._typed() == told
