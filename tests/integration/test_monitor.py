@@ -71,18 +71,23 @@ def test_killed_again_and_again_it_tells_what_one_look_tells(
     done += trainer.predict(range(60, BATCHES))
     home.wait("predictions_total", 100 * BATCHES, level="actr")
     home.stop(signal.SIGKILL)
-    home.start().wait("predictions_total", 100 * BATCHES, level="actr")
-    home.wait("lag_records", 0, topic=own_topics.predictions_of("actr"))
+    await_all(home.start())
     told = numbers(home)
 
     whole = MonitorHome(kafka, own_topics, tmp_path / "whole").start()
     try:
-        whole.wait("predictions_total", 100 * BATCHES, level="actr")
-        whole.wait("lag_records", 0, topic=own_topics.predictions_of("actr"))
+        await_all(whole)
         assert numbers(whole) == told
     finally:
         assert whole.stop() == 0
     assert_right(home, columns_of(done))
+
+
+def await_all(home):
+    """Until it has read all that the trainer said; announcements are in a topic of their own."""
+    home.wait("predictions_total", 100 * BATCHES, level="actr")
+    for topic in (home.topics.predictions_of("actr"), home.topics.models_of("actr")):
+        home.wait("lag_records", 0, topic=topic)
 
 
 def numbers(home):
