@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from log_support import FOREVER_HOURS
-from trainer_support import Nursery
+from nursery_support import Nursery
 
 from streaming.connection import KafkaConfig
 from streaming.embedded_kafka import EmbeddedKafka

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from log_support import START_MS
+from nursery_support import Nursery
 from trainer_support import (
     BAD_RECORDS,
     IMPRESSIONS,
     Home,
-    Nursery,
     Undisturbed,
     fresh_topics,
     predictions_of,

@@ -1,7 +1,5 @@
 """The monitor waits for a broker that is away, says so once, and stops in order meanwhile."""
 
-import signal
-
 import pytest
 from monitor_support import MonitorHome, Trainer
 from tests_support import eventually
@@ -12,13 +10,13 @@ from streaming.topic_admin import create_topics
 
 
 @pytest.mark.timeout(180)
-def test_it_goes_on_when_the_broker_is_back(tmp_path):
+def test_it_goes_on_when_the_broker_is_back(nursery, tmp_path):
     with EmbeddedKafka(tmp_path / "kafka") as broker:
         topics = fresh_topics()
         create_topics(broker.config, topics)
         trainer = Trainer(broker.config, topics)
         trainer.predict(range(10))
-        home = MonitorHome(broker.config, topics, tmp_path / "run").start()
+        home = MonitorHome(nursery, broker.config, topics, tmp_path / "run").start()
         try:
             home.wait("predictions_total", 1_000, level="actr")
             broker.kill()
@@ -34,6 +32,5 @@ def test_it_goes_on_when_the_broker_is_back(tmp_path):
             eventually(lambda: "is away" in home.fetch("/"), 60, "word of it on the page")
             assert home.stop() == 0
         finally:
-            if home.process.poll() is None:
-                home.stop(signal.SIGKILL)
+            home.close()
             trainer.close()

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
-from trainer_support import Home, Life, assert_same_end, wait_until
+from nursery_support import Life
+from trainer_support import Home, assert_same_end, wait_until
 
 from monitoring.processes import running
 from trainers.checkpoint import verify

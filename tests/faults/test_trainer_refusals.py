@@ -8,7 +8,8 @@ import socket
 from dataclasses import replace
 
 import pytest
-from trainer_support import BATCH, SETTINGS, Home, Life, free_port, fresh_topics, wait_until
+from nursery_support import Life
+from trainer_support import BATCH, SETTINGS, Home, free_port, fresh_topics, wait_until
 
 from streaming.topic_admin import create_topics
 

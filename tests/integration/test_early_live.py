@@ -9,16 +9,10 @@ from dataclasses import replace
 import pytest
 from hand_down_support import announced, told
 from log_support import START_MS
+from nursery_support import Life
 from tests_support import eventually
 from tpm_support import BUCKETS, KINDS, TPM_SETTINGS, sent_by
-from trainer_support import (
-    SETTINGS,
-    Home,
-    Life,
-    fresh_topics,
-    wait_until,
-    write_impressions,
-)
+from trainer_support import SETTINGS, Home, fresh_topics, wait_until, write_impressions
 
 from monitoring.control_sender import ControlSender
 from streaming.control import Ask, Request

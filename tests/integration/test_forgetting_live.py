@@ -81,8 +81,10 @@ def test_a_restart_announces_the_same_again(config, announced):
     assert [one["recall"] for one in again] == [announced[-1]["recall"]]
 
 
-def test_the_monitor_tells_it_and_goes_on_telling_it_after_a_kill(config, announced, tmp_path):
-    home = MonitorHome(config.kafka, config.topics, tmp_path / "run").start()
+def test_the_monitor_tells_it_and_goes_on_telling_it_after_a_kill(
+    nursery, config, announced, tmp_path
+):
+    home = MonitorHome(nursery, config.kafka, config.topics, tmp_path / "run").start()
     try:
         recalled = Recalled.of(announced[-1]["recall"])
         home.wait("published_version", announced[-1]["version"], level="actr")

@@ -22,10 +22,10 @@ from hand_down_support import (
     times,
     told,
 )
+from nursery_support import Life
 from replay_support import MARKET
 from trainer_support import (
     Home,
-    Life,
     assert_same_state,
     fresh_topics,
     predictions_of,

@@ -41,11 +41,10 @@ def trainer(kafka, own_topics):
 
 
 @pytest.fixture
-def home(kafka, own_topics, tmp_path):
-    made = MonitorHome(kafka, own_topics, tmp_path / "run")
+def home(nursery, kafka, own_topics, tmp_path):
+    made = MonitorHome(nursery, kafka, own_topics, tmp_path / "run")
     yield made
-    if made.process is not None and made.process.poll() is None:
-        made.stop(signal.SIGKILL)
+    made.close()
 
 
 def measured(columns, own):
@@ -56,7 +55,7 @@ def measured(columns, own):
 
 
 def test_killed_again_and_again_it_tells_what_one_look_tells(
-    kafka, own_topics, trainer, home, tmp_path
+    nursery, kafka, own_topics, trainer, home, tmp_path
 ):
     done = trainer.predict(range(30))
     trainer.publish(10)
@@ -74,7 +73,7 @@ def test_killed_again_and_again_it_tells_what_one_look_tells(
     await_all(home.start())
     told = numbers(home)
 
-    whole = MonitorHome(kafka, own_topics, tmp_path / "whole").start()
+    whole = MonitorHome(nursery, kafka, own_topics, tmp_path / "whole").start()
     try:
         await_all(whole)
         assert numbers(whole) == told
@@ -143,9 +142,10 @@ def test_a_page_for_people_and_the_report(trainer, home):
     assert "actr" in page and "<svg" in page and "Worst calibrated" in page
     assert home.fetch("/healthz") == "ok\n"
     assert home.stop() == 0
-    done = run_ecdctr(*home.arguments("--report"))
-    assert done.returncode == 0, done.stderr
-    assert "<- worst" in done.stdout and done.stdout.startswith("Worst calibrated: version")
+    done = home.once("--report")
+    assert done.end() == 0, done.said()
+    told = done.printed()
+    assert "<- worst" in told and told.startswith("Worst calibrated: version")
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_logs_read_again(trainer, home):
@@ -184,14 +184,14 @@ def test_other_windows_are_refused_with_the_way_out(trainer, home):
     trainer.predict(range(10))
     home.start().wait("predictions_total", 1_000, level="actr")
     assert home.stop() == 0
-    done = run_ecdctr(*home.arguments("--set", "monitor.windows_seconds=[30]"))
-    assert done.returncode == 2 and "monitor.windows_seconds = [60, 300]" in done.stderr
+    done = home.once("--set", "monitor.windows_seconds=[30]")
+    assert done.end() == 2 and "monitor.windows_seconds = [60, 300]" in done.said()
 
 
 def test_one_monitor_a_run_directory(home):
     home.start()
-    done = run_ecdctr(*home.arguments())
-    assert done.returncode == 2 and "'monitor' already runs" in done.stderr
+    done = home.once()
+    assert done.end() == 2 and "'monitor' already runs" in done.said()
 
 
 def test_observers_get_every_impression_once(kafka, own_topics, trainer, tmp_path):

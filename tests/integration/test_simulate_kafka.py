@@ -1,16 +1,14 @@
 import json
 import re
 import signal
-import subprocess
-import sys
 import time
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from kafka import TopicPartition
+from nursery_support import AS_IF_ALONE
 
 from streaming.codec import decode
 from streaming.embedded_kafka import EmbeddedKafka
@@ -24,14 +22,13 @@ from streaming.topic_admin import create_topics
 from streaming.truth import Truth, truth_dir
 from streaming.writer import RecordWriter
 
-CLI = Path(__file__).resolve().parents[2] / "cli.py"
 DAYS = 6
 MARKET = {"users": 300, "natural_per_day": 60_000, "ads_per_day": 4_000}
 DEADLINE_SECONDS = 120
 
 
 @pytest.fixture
-def simulate(kafka, topics, tmp_path):
+def simulate(nursery, kafka, topics, tmp_path):
     """Starts `ecdctr simulate` on the test's topics; what still runs at the end is killed."""
     running = []
 
@@ -40,16 +37,14 @@ def simulate(kafka, topics, tmp_path):
         values |= {f"topics.{key}": value for key, value in topics.model_dump().items()}
         settings = [part for key, v in values.items() for part in ("--set", f"{key}={v}")]
         places = ["--bootstrap-servers", kafka.bootstrap_servers, "--run-dir", str(tmp_path)]
-        command = [sys.executable, str(CLI), "simulate", *places, *settings]
-        log = (tmp_path / "simulate.log").open("a+")
-        process = subprocess.Popen([*command, *more], stdout=log, stderr=subprocess.STDOUT)
-        running.append(process)
-        return process
+        command, log = ["simulate", *places, *settings, *more], tmp_path / "simulate.log"
+        running.append(nursery.start(command, log, log, AS_IF_ALONE))
+        return running[-1]
 
     yield start
     for process in running:
-        process.kill()
-        process.wait()
+        process.signal(signal.SIGKILL)
+        process.end()
 
 
 def ends(kafka, topic, partitions):
@@ -81,7 +76,7 @@ def rows(batch):
 def until_written(kafka, topic, partitions, count, process):
     deadline = time.monotonic() + DEADLINE_SECONDS
     while sum(ends(kafka, topic, partitions).values()) < count:
-        assert process.poll() is None, "ended before it could be killed"
+        assert process.status is None, "ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -104,9 +99,9 @@ def test_killed_again_and_again_it_sends_everything_once(kafka, topics, simulate
     for share in np.sort(random.uniform(0.05, 0.8, 4)):
         process = simulate("--days", str(DAYS), "--rate", "80000")
         until_written(kafka, topics.natural, topics.partitions, int(total * share), process)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    assert simulate("--days", str(DAYS)).wait(DEADLINE_SECONDS) == 0
+        process.signal(signal.SIGKILL)
+        assert process.end() == -signal.SIGKILL
+    assert simulate("--days", str(DAYS)).end(DEADLINE_SECONDS) == 0
     check_whole(kafka, topics, DAYS)
     truth = Truth(truth_dir(tmp_path))
     last = list(Market(MarketConfig(**MARKET, days=DAYS)).days(DAYS - 1))[0]
@@ -121,7 +116,7 @@ def test_a_broker_that_dies_is_waited_for(topics, simulate, tmp_path):
         until_written(broker.config, topics.natural, topics.partitions, 400, process)
         broker.kill()
         broker.restart()
-        assert process.wait(DEADLINE_SECONDS) == 0
+        assert process.end(DEADLINE_SECONDS) == 0
         check_whole(broker.config, topics, DAYS)
 
 
@@ -130,27 +125,27 @@ def test_sigterm_ends_it_cleanly_and_a_longer_market_goes_on(kafka, topics, simu
     until_written(kafka, topics.ad, topics.partitions, 1, process)
     registered = json.loads((tmp_path / "processes" / "simulate.json").read_text())
     assert registered["pid"] == process.pid
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(DEADLINE_SECONDS) == 0
+    process.signal(signal.SIGTERM)
+    assert process.end(DEADLINE_SECONDS) == 0
     assert not (tmp_path / "processes" / "simulate.json").exists()
     assert "stopped: " in (tmp_path / "simulate.log").read_text()
-    assert simulate("--days", "3").wait(DEADLINE_SECONDS) == 0
+    assert simulate("--days", "3").end(DEADLINE_SECONDS) == 0
     check_whole(kafka, topics, 3)
-    assert simulate("--days", "3").wait(DEADLINE_SECONDS) == 0
+    assert simulate("--days", "3").end(DEADLINE_SECONDS) == 0
     output = (tmp_path / "simulate.log").read_text()
     assert re.search(r"done: 0 natural, 0 ads", output)
     check_whole(kafka, topics, 3)
 
 
 def test_topics_of_another_market_are_refused(kafka, topics, simulate, tmp_path):
-    assert simulate("--days", "1", "--set", "market.natural_per_day=500").wait(60) == 0
-    assert simulate("--days", "1", "--seed", "9").wait(60) == 2
+    assert simulate("--days", "1", "--set", "market.natural_per_day=500").end(60) == 0
+    assert simulate("--days", "1", "--seed", "9").end(60) == 2
     output = (tmp_path / "simulate.log").read_text()
     assert "holds another market" in output and "Traceback" not in output
 
 
 def test_strangers_records_at_the_end_do_not_hide_how_far_it_got(kafka, topics, simulate):
-    assert simulate("--days", "1").wait(DEADLINE_SECONDS) == 0
+    assert simulate("--days", "1").end(DEADLINE_SECONDS) == 0
     fingerprint = MarketConfig(**MARKET).fingerprint
     before = written(kafka, topics.ad, fingerprint)
     assert min(before.values()) > 0

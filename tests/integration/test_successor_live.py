@@ -21,15 +21,8 @@ from hand_down_support import (
     times,
     told,
 )
-from trainer_support import (
-    Home,
-    Life,
-    fresh_topics,
-    predictions_of,
-    records_of,
-    state_of,
-    wait_until,
-)
+from nursery_support import Life
+from trainer_support import Home, fresh_topics, predictions_of, records_of, state_of, wait_until
 
 from config import Config
 from streaming.impressions import Batch, Position, Positions

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from nursery_support import Life, Nursery
 from refresher_process import Refreshers
-from trainer_support import Home, Life, Nursery, Predictions, predictions_of
+from trainer_support import Home, Predictions, predictions_of
 
 from config import Config
 from settings import flatten

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from tests_support import ECDCTR, environ, eventually
+from nursery_support import AS_IF_ALONE, Life, Nursery
+from tests_support import eventually
 
 from monitoring.monitor_told import Alarm
 from monitoring.processes import running
@@ -154,11 +153,12 @@ class Trainer:
 class MonitorHome:
     """A monitor's run directory, and the process that runs there, if one does."""
 
+    nursery: Nursery
     kafka: KafkaConfig
     topics: TopicsConfig
     run_dir: Path
     settings: str = SETTINGS
-    process: subprocess.Popen[str] | None = field(default=None, init=False)
+    life: Life | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.run_dir.mkdir(parents=True, exist_ok=True)
@@ -178,24 +178,32 @@ class MonitorHome:
         ]
 
     def start(self, seconds: float = 60) -> MonitorHome:
-        with (self.run_dir / "monitor.log").open("a") as output:
-            self.process = subprocess.Popen(
-                [*ECDCTR, *self.arguments()], stdout=output, stderr=output, env=environ()
-            )
+        log = self.run_dir / "monitor.log"
+        self.life = self.nursery.start(self.arguments(), log, log, AS_IF_ALONE)
         eventually(self._registered, seconds, f"a monitor that serves: {self.said()}")
         return self
 
+    def once(self, *more: str) -> Life:
+        """Another `ecdctr monitor`, which is to end by itself."""
+        return self.nursery.start(self.arguments(*more), self.run_dir / "once.log")
+
     def _registered(self) -> bool:
-        assert self.process is not None and self.process.poll() is None, self.said()
-        return any(p.pid == self.process.pid for p in running(self.run_dir))
+        assert self.life is not None and self.life.status is None, self.said()
+        return any(p.pid == self.life.pid for p in running(self.run_dir))
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        assert self.process is not None
-        os.kill(self.process.pid, number)
-        return self.process.wait(30)
+        assert self.life is not None
+        self.life.signal(number)
+        return self.life.end(30)
+
+    def close(self) -> None:
+        """Kill what still runs."""
+        if self.life is not None:
+            self.stop(signal.SIGKILL)
 
     def said(self) -> str:
-        return (self.run_dir / "monitor.log").read_text()
+        log = self.run_dir / "monitor.log"
+        return log.read_text() if log.exists() else ""
 
     def fetch(self, path: str) -> str:
         (url,) = (p.metrics_url for p in running(self.run_dir) if p.name == "monitor")
@@ -221,4 +229,5 @@ class MonitorHome:
             lambda: self.value(name, **labels) == value,
             seconds,
             f"{name} {labels} = {value}, it is {self.value(name, **labels)}: {self.said()}",
+            every=0.2,  # what it tells changes once a second
         )

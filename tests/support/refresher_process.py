@@ -12,10 +12,10 @@ from pathlib import Path
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
+from nursery_support import AS_IF_ALONE, Life, Nursery
 from prometheus_client.parser import text_string_to_metric_families
 from refresh_support import expected, history_config
 from tests_support import eventually
-from trainer_support import Life, Nursery
 
 from embeddings.history import Snapshot
 from embeddings.history_records import encode_snapshot, record_key, snapshot_headers
@@ -28,8 +28,6 @@ from streaming.kafka_clients import admin, consumer
 from streaming.topics import TopicsConfig
 from streaming.writer import RecordWriter
 
-AS_IF_ALONE = "import logging; logging.root.handlers.clear()\n"
-"""TorchRec's import sets logging up, and a refresher has none of it."""
 SECONDS = 60.0
 """Longest wait for a worker on a machine with much else to do."""
 
@@ -177,13 +175,19 @@ class Refreshers:
 
     def await_right(self) -> None:
         """Readers find what the pure functions say, soon and from then on."""
-        wanted = expected(self.snapshots, self.config)
+        wanted, looked_at = expected(self.snapshots, self.config), -1
 
         def right() -> bool:
+            nonlocal looked_at
             assert all(w.status in (None, 0, -signal.SIGKILL) for w in self.workers), self.said()
+            # To read it all again takes longer than to ask whether there is more.
+            length = self.length(self.topics.historical)
+            if length == looked_at:
+                return False
+            looked_at = length
             return self.found() == wanted
 
-        eventually(right, SECONDS, f"the published history of {len(wanted)} buckets")
+        eventually(right, SECONDS, f"the published history of {len(wanted)} buckets", every=0.1)
 
     def metrics(self, name: str = "refresher") -> dict[tuple[str, str], float]:
         """Metric and its own label's value (or nothing) to value."""

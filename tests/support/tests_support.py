@@ -35,9 +35,11 @@ def run_ecdctr(
     )
 
 
-def eventually(condition: Callable[[], object], seconds: float, what: str) -> None:
+def eventually(
+    condition: Callable[[], object], seconds: float, what: str, every: float = 0.05
+) -> None:
     """Wait for ``condition``; fail with ``what`` when it has not come true in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.05)
+        time.sleep(every)

@@ -1,14 +1,9 @@
-"""Trainers that live and die in tests: their lives, their logs and what they leave behind."""
+"""Trainers in tests: their homes, their logs and what they leave behind."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
-import signal
 import socket
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -21,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from kafka import TopicPartition
 from log_support import FOREVER_HOURS, SCHEMA, START_MS
-from tests_support import ROOT, environ, eventually
+from nursery_support import Life, Nursery
 
 from streaming import kafka_clients
 from streaming.codec import encode
@@ -38,8 +33,6 @@ IMPRESSIONS = 200 * BATCH + 20  # the last batch is a short one
 BAD_RECORDS = 12
 EVERY_BATCHES = 3
 HELD_BACK = 0.2
-
-_OF_KAFKA = re.compile(r"(WARNING|ERROR):(kafka\.|streaming\.kafka_logging)")
 
 # Fewer rows than ids, so that vocabularies admit and evict all the time.
 SETTINGS = f"""
@@ -184,105 +177,7 @@ def free_port() -> int:
         return port
 
 
-# -- lives -------------------------------------------------------------------------------
-
-
-class Nursery:
-    """Client of `trainer_nursery`."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("trainer_nursery.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environ(),
-            cwd=ROOT,
-        )
-        self._ready = False
-
-    def wait(self) -> None:
-        """Until it has imported everything."""
-        assert self._process.stdout
-        if not self._ready:
-            assert "ready" in json.loads(self._process.stdout.readline())
-            self._ready = True
-
-    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        self.wait()
-        assert self._process.stdin and self._process.stdout
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
-        return answer
-
-    def start(
-        self, arguments: list[str], output: Path, told: Path | None = None, before: str = ""
-    ) -> Life:
-        """Fork `ecdctr` with ``arguments``; what it prints goes beside ``output``, or to ``told``.
-
-        ``before``: Python that runs in the fork first, or instead where it exits.
-        """
-        request = {
-            "arguments": arguments,
-            "output": str(output),
-            "told": str(told or f"{output}.told"),
-            "environ": {},
-            "before": before,
-        }
-        return Life(self, self.ask(request)["pid"], output)
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-
-@dataclass(frozen=True)
-class Life:
-    """One process, from its fork to its end."""
-
-    nursery: Nursery
-    pid: int
-    output: Path
-
-    @property
-    def status(self) -> int | None:
-        """Exit status, minus the signal that killed it, or None while it runs."""
-        status: int | None = self.nursery.ask({"poll": self.pid})["status"]
-        return status
-
-    def signal(self, number: signal.Signals) -> None:
-        if self.status is None:
-            os.kill(self.pid, number)
-
-    def end(self, seconds: float = 60) -> int:
-        """Wait for the end; the exit status."""
-        try:
-            eventually(lambda: self.status is not None, seconds, f"end of {self.pid}")
-        except AssertionError:
-            os.kill(self.pid, signal.SIGKILL)
-            raise AssertionError(f"still alive after {seconds} s: {self.said()}") from None
-        status = self.status
-        assert status is not None
-        return status
-
-    def said(self) -> str:
-        """Its standard error."""
-        return self.output.read_text(errors="replace")
-
-    @property
-    def listens(self) -> bool:
-        """Whether it has begun, and a signal is an order to stop in order."""
-        told = Path(f"{self.output}.told")
-        return told.exists() and "reading" in told.read_text(errors="replace")
-
-    def printed(self) -> str:
-        """Its standard output."""
-        return Path(f"{self.output}.told").read_text()
-
-    def complaints(self) -> list[str]:
-        """The lines of its standard error, but for those on Kafka's coming and going."""
-        return [line for line in self.said().splitlines() if not _OF_KAFKA.match(line)]
+# -- homes -------------------------------------------------------------------------------
 
 
 @dataclass
@@ -327,13 +222,8 @@ class Home:
         """Fork a trainer; ``told``: where its standard output goes."""
         self.lives += 1
         output = self.run_dir / f"life-{self.lives}.log"
-        request = {
-            "arguments": self.arguments(*more, until_end=until_end),
-            "output": str(output),
-            "told": told or f"{output}.told",
-            "environ": environment,
-        }
-        return Life(self.nursery, self.nursery.ask(request)["pid"], output)
+        arguments = self.arguments(*more, until_end=until_end)
+        return self.nursery.start(arguments, output, Path(told) if told else None, **environment)
 
     def live_ranks(self, ranks: int, *more: str, until_end: bool = True) -> list[Life]:
         """Fork ``ranks`` trainers that are one, with the environment that torchrun gives."""

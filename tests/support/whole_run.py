@@ -12,9 +12,10 @@ from typing import Literal
 
 import numpy as np
 from hand_down_support import HAND_DOWN_SETTINGS, configuration
+from nursery_support import Life, Nursery
 from refresher_process import SECONDS, Refreshers
 from tests_support import eventually
-from trainer_support import Home, Life, Nursery
+from trainer_support import Home
 
 from config import Config
 from monitoring.processes import running

@@ -1,6 +1,6 @@
 """Forks `ecdctr` with TorchRec and Faust imported already: a life costs a second, not ten.
 
-Started by `trainer_support.Nursery`. It imports everything that `ecdctr train` and `refresh` do and
+Started by `nursery_support.Nursery`. It imports everything that the forked commands do and
 then runs nothing itself, so that a fork of it is as good as a fresh interpreter: no
 tensor was ever made, no process group joined, no Python thread started. A fork runs the
 command line for real, in a process of its own that may be killed for real. One line of
@@ -91,10 +91,16 @@ def _run(request: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    import embeddings.refresh_worker
-    import trainers.process
-    import trainers.train
+    import importlib
 
-    assert embeddings.refresh_worker and trainers.process and trainers.train
+    for module in (
+        "embeddings.refresh_worker",
+        "monitoring.monitor",
+        "monitoring.monitor_process",
+        "streaming.simulate",
+        "trainers.process",
+        "trainers.train",
+    ):
+        importlib.import_module(module)
     print(json.dumps({"ready": os.getpid()}), flush=True)
     serve()
