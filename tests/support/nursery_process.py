@@ -95,9 +95,18 @@ if __name__ == "__main__":
 
     for module in (
         "embeddings.refresh_worker",
+        "monitoring.control_sender",
+        "monitoring.drift_observer",
+        "monitoring.drift_telemetry",
         "monitoring.monitor",
         "monitoring.monitor_process",
+        "monitoring.monitor_report",
+        "streaming.market_log",
         "streaming.simulate",
+        "trainers.replay.command",
+        "trainers.replay.parallel",
+        "trainers.replay.recording",
+        "trainers.replay.run",
         "trainers.process",
         "trainers.train",
     ):
