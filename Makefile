@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 FLAVOUR := $(shell if [ -e /proc/driver/nvidia/version ] || command -v nvidia-smi >/dev/null 2>&1; then echo gpu; else echo cpu; fi)
 READY := $(VENV)/.ready-$(FLAVOUR)
 JOBS := 2
+# Container images often set it; then every process compiles TorchRec anew, 8 seconds each time.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test lint format fire queries bench bench-drift bench-loop overload soak compose-test gpu-check requirements dashboards clean
 

@@ -15,18 +15,29 @@ from streaming.topic_admin import create_topics
 from streaming.topics import TopicsConfig
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Several processes share the tests by file; those that kill share one Kafka and its log."""
-    for item in items:
-        group = "faults" if "faults" in item.path.parts else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    kills = "faults" in item.path.parts or "mortal_kafka" in item.fixturenames
+    item.add_marker(pytest.mark.xdist_group("faults" if kills else item.path.stem))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Groups that are lost cost minutes, as each process makes every file's fixtures."""
+    if getattr(session.config.option, "loadgroup", False):
+        assert all("@" in item.nodeid for item in session.items), "xdist does not see the groups"
 
 
 @pytest.fixture(scope="session")
 def embedded_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
-    """The session's broker. Do not kill it: a test that kills makes a broker of its own."""
+    """The session's broker. Do not kill it: `mortal_kafka` is there for that."""
     with EmbeddedKafka(tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def mortal_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
+    """A broker that may be killed by those who bring it back."""
+    with EmbeddedKafka(tmp_path_factory.mktemp("mortal-kafka")) as broker:
         yield broker
 
 

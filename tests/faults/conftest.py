@@ -1,9 +1,9 @@
-"""A broker that may be killed, a bounded log on it, and what an undisturbed trainer makes of it."""
+"""A bounded log on the broker that may be killed, and what an undisturbed trainer makes of it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +25,6 @@ from streaming.embedded_kafka import EmbeddedKafka
 from streaming.topic_admin import create_topics
 from streaming.topics import TopicsConfig
 from streaming.writer import RecordWriter
-
-
-@pytest.fixture(scope="session")
-def mortal_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
-    """A broker that may be killed by those who bring it back."""
-    with EmbeddedKafka(tmp_path_factory.mktemp("mortal-kafka")) as broker:
-        yield broker
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""10,000 damaged records among 100,000 good impressions: none lost, none mixed up."""
+"""Damaged records among good impressions: none lost, none mixed up. The trainer is given more."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from streaming.dead_letters import Assembly, DeadLetter
 from streaming.reader import LogReader
 from streaming.writer import RecordWriter
 
-GOOD, DAMAGED = 100_000, 10_000
+GOOD, DAMAGED = 10_000, 1_000
 
 
 def letters(kafka, topic: str) -> list[DeadLetter]:

@@ -138,19 +138,6 @@ def test_a_client_of_the_wrong_protocol_is_a_line_for_the_user(broker, monkeypat
             build(wrong)
 
 
-def test_a_new_port_is_taken_when_the_old_one_is_gone(tmp_path):
-    said: list[str] = []
-    broker = EmbeddedKafka(tmp_path, report=said.append)
-    with broker:
-        host, port = broker.bootstrap_servers.split(":")
-        assert json.loads((tmp_path / "address").read_text())["broker_pid"] == broker.pid
-    assert not (tmp_path / "address").exists()
-    with socket.create_server((host, int(port))):
-        with broker:
-            assert not broker.bootstrap_servers.endswith(f":{port}")
-        assert port in said[-1]
-
-
 OWNER = """
 import multiprocessing, subprocess, sys, time
 from pathlib import Path
@@ -165,7 +152,8 @@ time.sleep(60)
 """
 
 
-def test_it_dies_with_its_parent_even_when_that_is_killed(tmp_path):
+def test_it_dies_with_its_parent_and_another_takes_a_new_port_if_it_must(tmp_path):
+    said: list[str] = []
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -177,11 +165,36 @@ def test_it_dies_with_its_parent_even_when_that_is_killed(tmp_path):
         owner.wait()
         wait_for(lambda: gone(kafka_pid), 10)
         assert not any(gone(child) for child in children)  # and they did not hold it up
-        with EmbeddedKafka(tmp_path) as again:  # nor do they hold the folder
-            assert again.running
+        port = json.loads((tmp_path / "address").read_text())["bootstrap_servers"].split(":")[1]
+        with (
+            occupied(int(port)),
+            EmbeddedKafka(tmp_path, report=said.append) as again,  # nor do they hold the folder
+        ):
+            assert again.running and not again.bootstrap_servers.endswith(f":{port}")
+            assert json.loads((tmp_path / "address").read_text())["broker_pid"] == again.pid
+        assert port in said[-1]
+        assert not (tmp_path / "address").exists()
     finally:
         for child in children:
             os.kill(child, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def occupied(port: int) -> Iterator[None]:
+    """Somebody else listens, as soon as a process that was killed has let the port go."""
+    with socket.socket() as somebody:
+        somebody.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+        def listens() -> bool:
+            try:
+                somebody.bind((LOOPBACK, port))
+            except OSError:
+                return False
+            somebody.listen()
+            return True
+
+        wait_for(listens)
+        yield
 
 
 def test_the_guard_leaves_with_the_broker(tmp_path):

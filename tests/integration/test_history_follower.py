@@ -14,7 +14,6 @@ from embeddings.history_follower import HistoryFollower
 from embeddings.history_records import encode_window, record_key, window_headers
 from embeddings.history_settings import HistoryConfig
 from embeddings.history_store import HistoryStore
-from streaming.embedded_kafka import EmbeddedKafka
 from streaming.topic_admin import create_topics, delete_topics
 from streaming.writer import RecordWriter
 
@@ -268,19 +267,17 @@ def test_a_topic_that_comes_later_is_waited_for(kafka, writer):
         eventually(lambda: not follower.problem, 30, "all is well")
 
 
-def test_a_broker_that_is_away_holds_nothing_up_for_good(tmp_path):
-    with EmbeddedKafka(tmp_path / "kafka") as broker:
-        topics, market = later_topics(), Market()
-        create_topics(broker.config, topics, levels=())
-        market.pass_period(1)
-        with RecordWriter(broker.config) as writer:
-            market.send(writer, topics.historical)
-            with following(broker.config, topics.historical) as follower:
-                assert follower.wait_for(DAY, never)
-                broker.kill()
-                assert_same(follower.store, market.store)
-                broker.restart()
-                market.pass_period(2)
-                market.send(writer, topics.historical)
-                assert follower.wait_for(2 * DAY, never)
-                assert_same(follower.store, market.store)
+def test_a_broker_that_is_away_holds_nothing_up_for_good(mortal_kafka):
+    topics, market, kafka = later_topics(), Market(), mortal_kafka.config
+    create_topics(kafka, topics, levels=())
+    market.pass_period(1)
+    with RecordWriter(kafka) as writer, following(kafka, topics.historical) as follower:
+        market.send(writer, topics.historical)
+        assert follower.wait_for(DAY, never)
+        mortal_kafka.kill()
+        assert_same(follower.store, market.store)
+        mortal_kafka.restart()
+        market.pass_period(2)
+        market.send(writer, topics.historical)
+        assert follower.wait_for(2 * DAY, never)
+        assert_same(follower.store, market.store)

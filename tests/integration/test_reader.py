@@ -44,17 +44,10 @@ def writer(kafka: KafkaConfig) -> Iterator[RecordWriter]:
         yield writer
 
 
-@pytest.fixture(scope="module")
-def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
-    """A broker that may be killed; every test leaves it running."""
-    with EmbeddedKafka(tmp_path_factory.mktemp("mortal")) as broker:
-        yield broker
-
-
 @pytest.fixture
-def mortal_topics(mortal: EmbeddedKafka) -> TopicsConfig:
+def mortal_topics(mortal_kafka: EmbeddedKafka) -> TopicsConfig:
     own = own_topics()
-    create_topics(mortal.config, own, levels=())
+    create_topics(mortal_kafka.config, own, levels=())
     return own
 
 
@@ -116,13 +109,13 @@ def test_little_prefetch_gives_the_same_batches(kafka, topics, writer):
         assert contents(drain(reader)) == contents(batches)
 
 
-def test_kafka_killed_under_readers_and_writers(mortal, mortal_topics):
+def test_kafka_killed_under_readers_and_writers(mortal_kafka, mortal_topics):
     """Nothing is lost or repeated, and the batches are those of an uninterrupted reading."""
     topic = mortal_topics.ad
     patient = ReaderConfig(prefetch_rows=2_000, idle_partition_seconds=600)
     with (
-        RecordWriter(mortal.config) as writer,
-        read(mortal.config, topic, until_end=False, config=patient) as reader,
+        RecordWriter(mortal_kafka.config) as writer,
+        read(mortal_kafka.config, topic, until_end=False, config=patient) as reader,
     ):
         # Event times long past as timestamps would void the broker's memory of the writer.
         sender = threading.Thread(
@@ -131,30 +124,30 @@ def test_kafka_killed_under_readers_and_writers(mortal, mortal_topics):
         sender.start()
         found = drain(reader, batches=3)
         assert sender.is_alive() or writer.pending_bytes
-        mortal.kill()
+        mortal_kafka.kill()
         while (batch := reader.next_batch(0.3)) is not None:  # what was read ahead
             found.append(batch)
-        mortal.restart()
+        mortal_kafka.restart()
         found += drain(reader, batches=170 - len(found))
         sender.join(30)
         assert not sender.is_alive()
-    with read(mortal.config, topic) as reader:
+    with read(mortal_kafka.config, topic) as reader:
         whole = drain(reader)
     assert contents(found) == contents(whole)[:170]
     assert sorted(ids(whole)) == list(range(20_000))
 
 
-def test_while_kafka_is_away(mortal, mortal_topics):
+def test_while_kafka_is_away(mortal_kafka, mortal_topics):
     """Readers wait and close promptly; writers wait, in bounded memory, and can be stopped."""
     topic = mortal_topics.ad
-    waiting = RecordWriter(mortal.config, max_pending_bytes=20_000)
-    stopped = RecordWriter(mortal.config)
+    waiting = RecordWriter(mortal_kafka.config, max_pending_bytes=20_000)
+    stopped = RecordWriter(mortal_kafka.config)
     first = write_log(waiting, topic, 0, records=20, rows=5, as_of_now=True)
     stopped.send(topic, encode(impressions([999])), partition=3)
     stopped.flush(10)
-    reader = read(mortal.config, topic, until_end=False, config=PROMPT)
+    reader = read(mortal_kafka.config, topic, until_end=False, config=PROMPT)
     drain(reader, batches=1)
-    mortal.kill()
+    mortal_kafka.kill()
     try:
         sender = threading.Thread(
             target=write_log, args=(waiting, topic, first, 100, 5), kwargs={"as_of_now": True}
@@ -176,10 +169,10 @@ def test_while_kafka_is_away(mortal, mortal_topics):
         assert time.monotonic() - begin < 2  # the promise
         eventually(lambda: not reader._thread.is_alive(), 10, "the thread's end")
     finally:
-        mortal.restart()
+        mortal_kafka.restart()
     sender.join(30)
     waiting.close(timeout=10)
-    with read(mortal.config, topic) as reader:
+    with read(mortal_kafka.config, topic) as reader:
         assert sorted(ids(drain(reader))) == [*range(600), 999]
 
 

@@ -11,7 +11,6 @@ from kafka import TopicPartition
 from nursery_support import AS_IF_ALONE
 
 from streaming.codec import decode
-from streaming.embedded_kafka import EmbeddedKafka
 from streaming.impressions import ImpressionSchema
 from streaming.kafka_clients import consumer
 from streaming.market import Market
@@ -109,15 +108,15 @@ def test_killed_again_and_again_it_sends_everything_once(kafka, topics, simulate
     assert np.array_equal(truth.lookup(ids), last.ad_probability)
 
 
-def test_a_broker_that_dies_is_waited_for(topics, simulate, tmp_path):
-    with EmbeddedKafka(tmp_path / "kafka") as broker:
-        process = simulate("--days", str(DAYS), "--rate", "80000", kafka=broker.config)
-        create_topics(broker.config, topics, levels=("actr",))
-        until_written(broker.config, topics.natural, topics.partitions, 400, process)
-        broker.kill()
-        broker.restart()
-        assert process.end(DEADLINE_SECONDS) == 0
-        check_whole(broker.config, topics, DAYS)
+def test_a_broker_that_dies_is_waited_for(mortal_kafka, topics, simulate):
+    kafka = mortal_kafka.config
+    process = simulate("--days", str(DAYS), "--rate", "80000", kafka=kafka)
+    create_topics(kafka, topics, levels=("actr",))
+    until_written(kafka, topics.natural, topics.partitions, 400, process)
+    mortal_kafka.kill()
+    mortal_kafka.restart()
+    assert process.end(DEADLINE_SECONDS) == 0
+    check_whole(kafka, topics, DAYS)
 
 
 def test_sigterm_ends_it_cleanly_and_a_longer_market_goes_on(kafka, topics, simulate, tmp_path):
