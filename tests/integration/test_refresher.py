@@ -119,7 +119,7 @@ def large(day):
 def test_killed_in_the_middle_of_a_refresh(refreshers):
     worker = refreshers.start()
     eventually(lambda: refreshers.has(4), SECONDS, "a worker with partitions")
-    refreshers.write([s for day in range(1, 21) for s in large(day)])
+    refreshers.write([s for day in range(1, 13) for s in large(day)])
     told = refreshers.topics.historical
     eventually(lambda: refreshers.length(told) >= 10, SECONDS, "ten buckets published")
     refreshers.kill(worker)
