@@ -179,7 +179,9 @@ class Refreshers:
 
         def right() -> bool:
             nonlocal looked_at
-            assert all(w.status in (None, 0, -signal.SIGKILL) for w in self.workers), self.said()
+            for worker in self.workers:
+                status = worker.status
+                assert status in (None, 0, -signal.SIGKILL), f"{status}: {worker.said()}"
             # To read it all again takes longer than to ask whether there is more.
             length = self.length(self.topics.historical)
             if length == looked_at:
