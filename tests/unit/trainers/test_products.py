@@ -11,6 +11,19 @@ LARGE, SMALL = (2_048, 96, 64), (5, 7, 3)
 SIZES = pytest.mark.parametrize("size", [LARGE, SMALL, (0, 7, 3), (1, 1, 1)])
 
 
+USABLE = torch.backends.cpu.get_cpu_capability() == "AVX512" and products._HAS_ONEDNN
+
+
+@pytest.fixture(
+    autouse=True,
+    params=[False, pytest.param(True, marks=pytest.mark.skipif(not USABLE, reason="no oneDNN"))],
+    ids=["pytorch", "onednn"],
+)
+def onednn(request, monkeypatch):
+    """Whatever this processor's maker, both libraries are tried."""
+    monkeypatch.setattr(products, "_ONEDNN", request.param)
+
+
 def factors(size: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
     m, k, n = size
@@ -60,6 +73,16 @@ def test_a_linear_layer_is_that_of_pytorch(size, bias):
     found = [x_MK.grad, *(p.grad for p in ours.parameters())]
     expected = [y_MK.grad, *(p.grad for p in theirs.parameters())]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "intel"),
+    [("vendor_id : GenuineIntel\n", True), ("vendor_id : AuthenticAMD\n", False)],
+)
+def test_the_maker_of_the_processor_is_known(tmp_path, cpuinfo, intel):
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    assert products._made_by_intel(tmp_path / "cpuinfo") == intel
+    assert not products._made_by_intel(tmp_path / "of another system")
 
 
 def test_what_needs_no_gradient_gets_none():
