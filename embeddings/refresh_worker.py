@@ -252,8 +252,11 @@ class Worker:
         if self._one_at_a_time.locked():
             return  # something of our own may be under way: the next round will tell
         for place, partition in places.items():
+            shard = self.shards.get(partition)
+            if shard is None:
+                continue  # it went to another worker while we asked
             if self._ends.get(partition) == known[partition] != ends[place]:
-                self._say_again(self.shards[partition])
+                self._say_again(shard)
                 self._ends[partition] = ends[place] or 0
 
     def _say_again(self, shard: Shard) -> None:

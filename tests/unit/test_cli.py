@@ -80,6 +80,8 @@ def test_ctrl_c_while_modules_are_imported_is_no_traceback(module):
         stderr=subprocess.PIPE,
         text=True,
         env=environ(),
+        # Who runs the tests in the background has it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         assert process.stdout.readline() == "importing\n"
