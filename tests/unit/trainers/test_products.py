@@ -11,6 +11,7 @@ LARGE, SMALL = (2_048, 96, 64), (5, 7, 3)
 SIZES = pytest.mark.parametrize("size", [LARGE, SMALL, (0, 7, 3), (1, 1, 1)])
 
 
+CHOSEN = products._ONEDNN
 USABLE = torch.backends.cpu.get_cpu_capability() == "AVX512" and products._HAS_ONEDNN
 
 
@@ -83,6 +84,10 @@ def test_the_maker_of_the_processor_is_known(tmp_path, cpuinfo, intel):
     (tmp_path / "cpuinfo").write_text(cpuinfo)
     assert products._made_by_intel(tmp_path / "cpuinfo") == intel
     assert not products._made_by_intel(tmp_path / "of another system")
+
+
+def test_intels_processors_are_left_to_mkl():
+    assert (USABLE and not products._made_by_intel()) == CHOSEN
 
 
 def test_what_needs_no_gradient_gets_none():
