@@ -149,4 +149,5 @@ def _gradient_of(offsets: torch.Tensor, impressions: int, features: int) -> torc
     """[V] the row of [B x T, D] that holds the gradient of each value's bag."""
     bag_TB = torch.arange(impressions) * features + torch.arange(features)[:, None]
     lengths = offsets.diff()
-    return bag_TB.view(-1).repeat_interleave(lengths)
+    bags = bag_TB.view(-1)
+    return bags if bool((lengths == 1).all()) else bags.repeat_interleave(lengths)

@@ -119,16 +119,17 @@ def measure(
     user: NDArray, click: NDArray, probability: NDArray, truth: NDArray | None = None
 ) -> WindowMetrics:
     """Every metric of n impressions, each column [n]. Raises as :mod:`monitoring.metrics`."""
-    groups = metrics.gauc(user, click, probability)
+    groups, auc = metrics.gauc_and_auc(user, click, probability)
+    loss = metrics.log_loss(click, probability)
     known = truth is not None and len(truth) > 0 and not np.isnan(truth).any()
     return WindowMetrics(
         gauc=groups.weighted,
         gauc_unweighted=groups.unweighted,
         groups_used=groups.groups_used,
         groups_skipped=groups.groups_skipped,
-        auc=metrics.auc(click, probability),
-        log_loss=metrics.log_loss(click, probability),
-        normalized_entropy=metrics.normalized_entropy(click, probability),
+        auc=auc,
+        log_loss=loss,
+        normalized_entropy=metrics.over_entropy(loss, click),
         copc=metrics.copc(click, probability),
         ctr=float(np.mean(click)) if len(click) else metrics.NAN,
         impressions=len(click),

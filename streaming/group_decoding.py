@@ -31,6 +31,7 @@ MAX_GROUP_ROWS = 16_384
 """Rows checked at once, about: more gain little, and a bad one has all of them decoded again."""
 
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+_MESSAGE_PREFIX = 8  # bytes before a message's metadata: a continuation mark and their length
 
 
 class Record(Protocol):
@@ -87,10 +88,12 @@ def _read(record: Record, schema: ImpressionSchema) -> _Read | None:
         known = known_schema(message, schema)
         if known is None or not known.plain or value[-8:] != _END_OF_STREAM:
             return None
-        source = pa.BufferReader(value)
-        source.seek(len(message))
-        batch = pa.ipc.read_record_batch(pa.ipc.read_message(source), known.written)
-        if source.tell() + 8 != len(value) or not 0 < batch.num_rows <= schema.max_rows:
+        rest = pa.py_buffer(value).slice(len(message))
+        written = pa.ipc.read_message(rest)
+        size = _MESSAGE_PREFIX + written.metadata.size + written.body.size
+        batch = pa.ipc.read_record_batch(written, known.written)
+        whole = size + len(_END_OF_STREAM) == rest.size
+        if not whole or not 0 < batch.num_rows <= schema.max_rows:
             return None
         batch.validate(full=True)
     except Exception:  # damaged bytes surface as almost any

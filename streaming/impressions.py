@@ -188,6 +188,9 @@ class SourceRows:
     def __len__(self) -> int:
         return len(self.offset)
 
+    def __getitem__(self, some: slice) -> SourceRows:
+        return SourceRows(self.partition[some], self.offset[some], self.row[some])
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -202,3 +205,15 @@ class Batch:
 
     def __len__(self) -> int:
         return int(self.rows.num_rows)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Successive batches, and the rows of all of them in one piece.
+
+    Most of what a batch costs is a call's and not a row's, so several are put together,
+    and made ready, at once.
+    """
+
+    rows: pa.RecordBatch
+    batches: list[Batch]

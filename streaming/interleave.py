@@ -16,11 +16,12 @@ import heapq
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import pyarrow as pa
 
-from streaming.impressions import EVENT_TIME, Batch, Position, Positions, SourceRows
+from streaming.impressions import EVENT_TIME, Batch, Position, Positions, SourceRows, Stretch
 
 
 @dataclass(slots=True)
@@ -50,6 +51,15 @@ class _Part:
         count = self.stop - self.start
         whole = count == len(self.record.row)
         return self.record.rows if whole else self.record.rows.slice(self.start, count)
+
+
+@dataclass(slots=True)
+class _Cut:
+    """The parts of a batch."""
+
+    parts: list[_Part]
+    size: int
+    positions: Positions  # after it
 
 
 class Interleaver:
@@ -166,17 +176,25 @@ class Interleaver:
         if not self._queues[partition]:
             self._awaited.add(partition)
 
-    def take(self, *, last: bool = False) -> Batch | None:
-        """The next full batch; None until one can be decided.
+    def take(self, most: int, *, last: bool = False) -> Stretch | None:
+        """The next full batches, at the most so many; None until one can be decided.
 
         With ``last``, what is left when every partition is at its end, in a shorter batch.
         """
+        cuts: list[_Cut] = []
+        while len(cuts) < most and (cut := self._next_cut(last)) is not None:
+            cuts.append(cut)
+        return self._stretch(cuts) if cuts else None
+
+    def _next_cut(self, last: bool) -> _Cut | None:
         while self._filled < self._batch_size and self._take_part():
             pass
         ended = last and len(self._absent) == len(self._queues)
-        if self._filled == self._batch_size or (ended and self._filled):
-            return self._cut()
-        return None
+        if self._filled != self._batch_size and not (ended and self._filled):
+            return None
+        parts, self._parts = self._parts, []
+        size, self._filled = self._filled, 0
+        return _Cut(parts, size, self._positions_after(parts[-1]))
 
     def _show_head(self, partition: int) -> None:
         record = self._queues[partition][0]
@@ -227,8 +245,8 @@ class Interleaver:
         self._newest = max(self._newest, time)
         return partition
 
-    def _cut(self) -> Batch:
-        parts, self._parts, self._filled = self._parts, [], 0
+    def _stretch(self, cuts: list[_Cut]) -> Stretch:
+        parts = [part for cut in cuts for part in cut.parts]
         rows = pa.concat_batches([part.rows() for part in parts])
         counts = [part.stop - part.start for part in parts]
         source = SourceRows(
@@ -236,15 +254,19 @@ class Interleaver:
             np.repeat(np.array([part.record.offset for part in parts], dtype=np.int64), counts),
             np.concatenate([part.record.row[part.start : part.stop] for part in parts]),
         )
-        self.watermark = max(self.watermark, int(rows.column(EVENT_TIME).to_numpy().max()))
-        appended = [p.record.appended_at for p in parts if p.record.appended_at is not None]
-        return Batch(
-            rows,
-            source,
-            self._positions_after(parts[-1]),
-            self.watermark,
-            appended_at=min(appended, default=None),
-        )
+        starts = [0, *accumulate(cut.size for cut in cuts)]
+        newest = np.maximum.reduceat(rows.column(EVENT_TIME).to_numpy(), starts[:-1])
+        batches = [
+            self._batch(cut, rows.slice(start, cut.size), source[start : start + cut.size], time)
+            for cut, start, time in zip(cuts, starts[:-1], newest.tolist(), strict=True)
+        ]
+        return Stretch(rows, batches)
+
+    def _batch(self, cut: _Cut, rows: pa.RecordBatch, source: SourceRows, newest: int) -> Batch:
+        self.watermark = max(self.watermark, newest)
+        appended = [p.record.appended_at for p in cut.parts if p.record.appended_at is not None]
+        oldest = min(appended, default=None)
+        return Batch(rows, source, cut.positions, self.watermark, appended_at=oldest)
 
     def _positions_after(self, last: _Part) -> Positions:
         """Where to go on: at each partition's next good row, so far as that is certain."""

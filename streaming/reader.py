@@ -5,16 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import pyarrow as pa
 
 from streaming.connection import KafkaConfig
 from streaming.dead_letters import DeadLetter
 from streaming.impressions import Batch, ImpressionSchema, Position, Positions
 from streaming.log_gap import Gap, LogGapError, LogTruncatedError
 from streaming.reader_config import ReaderConfig
-from streaming.reader_thread import Assignment, Counts, ReaderThread, Shared
+from streaming.reader_thread import Assignment, Counts, Prepare, ReaderThread, Shared
 
 __all__ = [
     "Counts",
@@ -55,7 +52,7 @@ class LogReader:
         dead_letters: takes what cannot be used, in the reader's thread, before any
             position passes it: flush where it writes before saving positions.
         group_id: consumer group for :meth:`commit`; None: do not commit.
-        prepare: makes `Batch.prepared` of a batch's rows, in the reader's thread.
+        prepare: makes `Batch.prepared` of batches' rows, in the reader's thread.
     """
 
     def __init__(
@@ -73,7 +70,7 @@ class LogReader:
         until_end: bool = False,
         group_id: str | None = None,
         config: ReaderConfig = DEFAULT_CONFIG,
-        prepare: Callable[[pa.RecordBatch], Any] | None = None,
+        prepare: Prepare | None = None,
     ) -> None:
         self._shared = Shared()
         self._delivered: Positions | None = None

@@ -9,18 +9,16 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
-
-import pyarrow as pa
 
 from streaming.codec import Decoded
 from streaming.connection import KafkaConfig
 from streaming.dead_letters import DeadLetter, dead_letter
 from streaming.dedupe import RecentIds
 from streaming.group_decoding import decode_all
-from streaming.impressions import IMPRESSION_ID, Batch, ImpressionSchema, Positions
+from streaming.impressions import IMPRESSION_ID, Batch, ImpressionSchema, Positions, Stretch
 from streaming.interleave import Interleaver
 from streaming.log_consumer import POLL_MS, LogConsumer
 from streaming.log_gap import Gap
@@ -28,6 +26,10 @@ from streaming.reader_config import ReaderConfig
 from streaming.silence import Silence
 
 _MAX_PROBE_SECONDS = 4.0  # between two questions to a broker that is away
+
+
+Prepare = Callable[[Stretch], Iterable[Any]]
+"""Makes `Batch.prepared` of each batch."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class ReaderThread(threading.Thread):
         config: ReaderConfig,
         dead_letters: Callable[[DeadLetter], None],
         shared: Shared,
-        prepare: Callable[[pa.RecordBatch], Any] | None = None,
+        prepare: Prepare | None = None,
     ) -> None:
         super().__init__(name=f"reader of {what.topic}", daemon=True)
         self._kafka = kafka
@@ -104,6 +106,8 @@ class ReaderThread(threading.Thread):
         self._recent = RecentIds(config.duplicate_window) if config.duplicate_window else None
         self._silence = Silence(config.idle_partition_seconds)
         self._most_batches = max(2, config.prefetch_rows // (2 * what.batch_size))
+        self._refill = self._most_batches // 2
+        """Made ready at once, where the log has them: a batch by itself costs far more."""
         self._stop_at: dict[int, int] = {}  # bounded: the end offset of each partition
         self._rows_per_record = 1.0
         self._probe_seconds = min(0.5, config.idle_partition_seconds / 4)
@@ -226,18 +230,13 @@ class ReaderThread(threading.Thread):
 
     def _deliver(self) -> None:
         shared, bounded = self._shared, self._what.until_end
-        while len(shared.batches) < self._most_batches:
-            batch = self._order.take(last=bounded)
-            if batch is None:
+        while (room := self._most_batches - len(shared.batches)) >= self._refill:
+            stretch = self._order.take(room, last=bounded)
+            if stretch is None:
                 break
-            if self._recent is not None:
-                self._counts.duplicates += self._recent.count(
-                    batch.rows.column(IMPRESSION_ID).to_numpy()
-                )
-            if self._prepare is not None:
-                batch = replace(batch, prepared=self._prepare(batch.rows))
+            batches = self._ready(stretch)
             with shared.changed:
-                shared.batches.append(batch)
+                shared.batches.extend(batches)
                 shared.changed.notify_all()
         self._counts.late = self._order.late
         shared.newest_event_time = max(shared.newest_event_time, self._order.newest_read)
@@ -245,6 +244,15 @@ class ReaderThread(threading.Thread):
             with shared.changed:
                 shared.ended = True
                 shared.changed.notify_all()
+
+    def _ready(self, stretch: Stretch) -> list[Batch]:
+        if self._recent is not None:
+            ids = stretch.rows.column(IMPRESSION_ID).to_numpy()
+            self._counts.duplicates += self._recent.count(ids)
+        if self._prepare is None:
+            return stretch.batches
+        made = self._prepare(stretch)
+        return [replace(b, prepared=one) for b, one in zip(stretch.batches, made, strict=True)]
 
     def _probe(self) -> None:
         """Ask the broker where the partitions end: which are silent, and is it there?"""

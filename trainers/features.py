@@ -141,8 +141,8 @@ def to_model_batch(
         raise ValueError(f"{count} impressions do not fit a batch of {size}")
     label_B = np.zeros(size, np.float32)
     label_B[:count] = rows.column(CLICK).to_numpy(zero_copy_only=False)
-    weight_B = np.zeros(size, np.float32)
-    weight_B[:count] = 1.0
+    weight_B = np.ones(size, np.float32)
+    weight_B[count:] = 0.0
     return ModelBatch(
         kjt=_jagged(rows, schema.sparse, _hashed_rows(schema, model), size),
         numeric_BN=torch.from_numpy(_numeric(rows, schema.numeric, size)),
@@ -168,11 +168,13 @@ def _hashed_rows(schema: ImpressionSchema, model: ModelConfig) -> dict[str, int]
 def _jagged(
     rows: pa.RecordBatch, features: tuple[Feature, ...], hashed: dict[str, int], size: int
 ) -> KeyedJaggedTensor:
-    lengths_FB = np.zeros((len(features), size), np.int32)
+    lengths_FB = np.ones((len(features), size), np.int32)
+    lengths_FB[:, rows.num_rows :] = 0
     bags, ends = [], [0]
     for f, feature in enumerate(features):
         bag, length = _bags(rows.column(feature.name))
-        lengths_FB[f, : rows.num_rows] = length
+        if length is not None:
+            lengths_FB[f, : rows.num_rows] = length
         bags.append(bag)
         ends.append(ends[-1] + len(bag))
     values = np.concatenate(bags)
@@ -189,15 +191,15 @@ def _jagged(
     )
 
 
-def _bags(column: pa.Array) -> tuple[np.ndarray, np.ndarray | int]:
-    """All values of a column, and how many each row has."""
+def _bags(column: pa.Array) -> tuple[np.ndarray, np.ndarray | None]:
+    """All values of a column, and how many each row has; None: one each."""
     if pa.types.is_list(column.type):
         length = pc.fill_null(pc.list_value_length(column), 0)
         return column.flatten().to_numpy(zero_copy_only=False), length.to_numpy()
     if column.null_count:
         present = column.is_valid().to_numpy(zero_copy_only=False)
         return column.drop_null().to_numpy(), present
-    return column.to_numpy(), 1
+    return column.to_numpy(), None
 
 
 def _numeric(rows: pa.RecordBatch, features: tuple[Feature, ...], size: int) -> np.ndarray:

@@ -24,13 +24,14 @@ from monitoring.window import Window
 from shutdown import stop_event
 from streaming.connection import KafkaConfig
 from streaming.dead_letters import DeadLetter
-from streaming.impressions import Batch
+from streaming.impressions import Batch, Stretch
 from streaming.kafka_clients import one_line, resolve
 from streaming.reader import LogReader
 from streaming.topic_admin import create_topics
 from streaming.writer import RecordWriter
 from trainers.boundaries import Boundaries
 from trainers.checkpoint import Checkpoint, CheckpointStore, Progress
+from trainers.chunks import split
 from trainers.control import schedule_of
 from trainers.features import ModelBatch
 from trainers.history_feed import MARK, feed_of
@@ -326,12 +327,21 @@ class Trainer:
 
     def _ready(self, batch: Batch | None) -> ModelBatch:
         rows = self.schema.empty() if batch is None else batch.rows
-        made: ModelBatch = self._prepare(rows) if batch is None else batch.prepared
+        made: ModelBatch = self._alone(rows) if batch is None else batch.prepared
         return self.history.attach(made, rows) if self.history else made
 
-    def _prepare(self, rows: pa.RecordBatch) -> ModelBatch:
-        made = self.learner.to_batch(rows, self.rank_batch if self.ranks.size > 1 else None)
-        return self.recall.hold_back(made, rows) if self.recall else made
+    def _prepare(self, stretch: Stretch) -> list[ModelBatch]:
+        parts = [batch.rows for batch in stretch.batches]
+        if self.ranks.size > 1:
+            made = [self._alone(rows) for rows in parts]  # padded one by one
+        else:
+            made = list(split(self._alone(stretch.rows), [rows.num_rows for rows in parts]))
+        if self.recall is None:
+            return made
+        return [self.recall.hold_back(one, own) for one, own in zip(made, parts, strict=True)]
+
+    def _alone(self, rows: pa.RecordBatch) -> ModelBatch:
+        return self.learner.to_batch(rows, self.rank_batch if self.ranks.size > 1 else None)
 
     def _bury(self, letter: DeadLetter) -> None:
         for value, headers in letter.records():

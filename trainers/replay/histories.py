@@ -25,9 +25,9 @@ from embeddings.history import (
 from embeddings.history_settings import HistoryConfig
 from embeddings.history_store import HistoryStore
 from streaming.impressions import EVENT_TIME, Batch, ImpressionSchema
+from trainers.chunks import Make
 from trainers.features import ModelBatch
 from trainers.history_inputs import attach
-from trainers.replay.chunks import Make
 
 
 def write_period(folder: Path, snapshots: list[Snapshot]) -> None:

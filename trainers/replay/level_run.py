@@ -12,11 +12,11 @@ import numpy as np
 from streaming.impressions import Batch
 from trainers.boundaries import Boundaries
 from trainers.checkpoint import Progress
+from trainers.chunks import Make, chunked, made_ready
 from trainers.features import ModelBatch
 from trainers.learner import Learner
 from trainers.loop import Boundary, Learn, Loop
 from trainers.ranks import Ranks
-from trainers.replay.chunks import Make, chunked, made_ready
 from trainers.replay.results import Spent
 from trainers.replay.streams import ahead
 from trainers.saver import Saved, Write

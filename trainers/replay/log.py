@@ -32,6 +32,7 @@ DOMAIN = "domain"
 """Column that says where an impression is from, for models that ask: position in DOMAINS."""
 DOMAINS = (NATURAL, AD)
 RECORDED = "recorded.json"
+_AT_ONCE = 16  # batches put together
 """In a log that was recorded from topics: what it holds."""
 
 _Timed = tuple[pa.RecordBatch, np.ndarray]
@@ -107,10 +108,10 @@ class RecordedLog:
                 index = np.arange(len(record), dtype=np.int32)
                 order.push(partition, offsets[partition], record, index)
                 offsets[partition] += 1
-            yield from iter(order.take, None)
+            yield from _taken(order)
         for partition in range(partitions):
             order.end(partition)
-        yield from iter(lambda: order.take(last=True), None)
+        yield from _taken(order, last=True)
 
     def stretches(self, domains: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
         """Rows in the log's order; several domains merged by event time, natural ones first
@@ -195,6 +196,11 @@ def _marked(stream: Iterator[pa.RecordBatch], domain: int) -> Iterator[pa.Record
     for rows in stream:
         column = pa.array(np.full(len(rows), domain, np.int64))
         yield rows.append_column(pa.field(DOMAIN, pa.int64(), nullable=False), column)
+
+
+def _taken(order: Interleaver, *, last: bool = False) -> Iterator[Batch]:
+    while stretch := order.take(_AT_ONCE, last=last):
+        yield from stretch.batches
 
 
 def _records(

@@ -84,6 +84,14 @@ def test_auc_equals_scikit_learn(window):
     np.testing.assert_allclose(metrics.auc(click, probability), want, rtol=1e-12)
 
 
+@given(windows())
+def test_both_at_once_are_what_each_is_by_itself(window):
+    user, click, probability = window
+    found, auc = metrics.gauc_and_auc(user, click, probability)
+    assert repr(found) == repr(metrics.gauc(user, click, probability))
+    assert repr(auc) == repr(metrics.auc(click, probability))
+
+
 @given(windows(min_size=1))
 def test_log_loss_equals_scikit_learn(window):
     _, click, probability = window

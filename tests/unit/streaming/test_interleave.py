@@ -65,8 +65,9 @@ def read(log: Log, batch_size: int, positions=None, choose=lambda n: 0) -> list[
             interleaver.end(partition)
             del waiting[partition]
         if choose(2) or not waiting:
-            while (batch := interleaver.take(last=not waiting)) is not None:
-                batches.append(batch)
+            while stretch := interleaver.take(1 + choose(3), last=not waiting):
+                assert stretch.rows == pa.concat_batches([b.rows for b in stretch.batches])
+                batches += stretch.batches
     return batches
 
 
@@ -139,14 +140,19 @@ def record(offset: int, times: list[int], bad=()) -> Record:
     return Record(offset, times, good, [offset * 100 + i for i in range(len(times))])
 
 
+def next_batch(interleaver: Interleaver) -> Batch:
+    (batch,) = interleaver.take(1).batches
+    return batch
+
+
 def test_a_partition_that_has_not_shown_its_next_record_holds_the_others_back():
     interleaver = Interleaver([0, 1], batch_size=1)
     record(0, [5]).push(interleaver, 0)
-    assert interleaver.take() is None
+    assert interleaver.take(1) is None
     assert interleaver.awaited == {1}
     record(0, [3]).push(interleaver, 1)
-    assert contents([interleaver.take()]) == [[(0, 1, 0, 0)]]
-    assert interleaver.take() is None  # partition 1 may yet bring something before 5
+    assert contents([next_batch(interleaver)]) == [[(0, 1, 0, 0)]]
+    assert interleaver.take(1) is None  # partition 1 may yet bring something before 5
 
 
 def test_a_silent_partition_is_left_out_until_it_speaks_and_late_rows_are_counted():
@@ -154,21 +160,21 @@ def test_a_silent_partition_is_left_out_until_it_speaks_and_late_rows_are_counte
     record(0, [5]).push(interleaver, 0)
     record(1, [6]).push(interleaver, 0)
     interleaver.end(1)
-    assert interleaver.take().watermark == 5
+    assert next_batch(interleaver).watermark == 5
     record(0, [2]).push(interleaver, 1)  # speaks, too late
-    late = interleaver.take()
+    late = next_batch(interleaver)
     assert late.source.partition.tolist() == [1] and late.watermark == 5
     assert interleaver.late == 1
-    assert interleaver.take() is None and interleaver.awaited == {1}
+    assert interleaver.take(1) is None and interleaver.awaited == {1}
 
 
 def test_a_record_that_was_cut_goes_on_first_after_a_restart():
     """Even before a record of a silent partition that has spoken meanwhile."""
     interleaver = Interleaver([0, 1], 2, {0: Position(4, 1), 1: Position(0)})
     record(0, [1]).push(interleaver, 1)
-    assert interleaver.take() is None
+    assert interleaver.take(1) is None
     record(4, [7, 8, 9]).push(interleaver, 0)
-    batch = interleaver.take()
+    batch = next_batch(interleaver)
     assert contents([batch]) == [[(401, 0, 4, 1), (402, 0, 4, 2)]]
     assert batch.positions == {0: Position(5), 1: Position(0)}
 
@@ -177,9 +183,9 @@ def test_records_without_good_rows_move_the_position_of_a_silent_partition():
     interleaver = Interleaver([0, 1], batch_size=1)
     record(0, [1], bad=[0]).push(interleaver, 1)
     record(0, [1]).push(interleaver, 0)
-    assert interleaver.take() is None
+    assert interleaver.take(1) is None
     interleaver.end(1)
-    assert interleaver.take().positions == {0: Position(1), 1: Position(1)}
+    assert next_batch(interleaver).positions == {0: Position(1), 1: Position(1)}
 
 
 def test_an_offset_that_comes_again_is_refused():
@@ -192,9 +198,9 @@ def test_an_offset_that_comes_again_is_refused():
 def test_no_short_batch_before_the_end():
     interleaver = Interleaver([0, 1], batch_size=4)
     record(0, [1, 2]).push(interleaver, 0)
-    assert interleaver.take(last=True) is None
+    assert interleaver.take(1, last=True) is None
     interleaver.end(0)
     interleaver.end(1)
-    assert interleaver.take() is None
-    assert len(interleaver.take(last=True)) == 2
-    assert interleaver.take(last=True) is None
+    assert interleaver.take(1) is None
+    assert [len(batch) for batch in interleaver.take(2, last=True).batches] == [2]
+    assert interleaver.take(1, last=True) is None

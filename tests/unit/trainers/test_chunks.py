@@ -6,8 +6,8 @@ import torch
 from replay_support import small_log
 
 from streaming.impressions import EVENT_TIME, ImpressionSchema
+from trainers.chunks import chunked, made_ready, split
 from trainers.features import History, to_model_batch
-from trainers.replay.chunks import chunked, made_ready, split
 from trainers.replay.log import AD, DOMAINS, NATURAL, RecordedLog
 from trainers.settings import ModelConfig
 

@@ -39,8 +39,11 @@ def made_ready(chunk: list[Batch], make: Make) -> list[Batch]:
 
 
 def split(whole: ModelBatch, sizes: Sequence[int]) -> Iterator[ModelBatch]:
-    """``whole``, which has no padding, as batches of ``sizes``, which add up to its rows."""
+    """``whole`` as batches of ``sizes``, which add up to its rows; several have no padding."""
     count = len(sizes)
+    if count == 1:
+        yield whole
+        return
     domains = _split(whole.domain_B, sizes)
     histories = [None] * count if whole.history is None else _histories(whole.history, sizes)
     for size, kjt, numeric, label, weight, history, domain in zip(
