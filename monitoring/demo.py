@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import shutil
 import sys
 import time
@@ -95,6 +96,8 @@ class Demo:
             self._child("refresher", loaded, "refresh", wait),
         ]
         self.monitor = self._child(MONITOR, loaded, "monitor", wait)
+        words = ["demo", "--resume", f"--minutes={minutes:g}", *loaded.arguments]
+        self._resuming = shlex.join([_typed(), *words])
         # In the order of stopping.
         self.children = [self.market, self.trainer, *self.others, self.monitor, self.kafka]
 
@@ -113,7 +116,7 @@ class Demo:
                 with self._shown() as show:
                     over = self._watch(observer, show)
                 if not over:
-                    self._say(f"stopping; '{_typed()} demo --resume' goes on from here")
+                    self._say(f"stopping; '{self._resuming}' goes on from here")
                     return 130
                 return self._conclude(observer)
         finally:
@@ -266,6 +269,7 @@ class Demo:
         if follower is None or follower.impressions == 0:
             self._say(f"nothing was predicted; see {self.trainer.log}")
             return 1
+        forgetting = self.config.actr.forgetting
         words, beaten = verdict(
             follower.metrics(),
             follower.interval(),
@@ -274,6 +278,7 @@ class Demo:
             learnt=follower.impressions,
             repeated=follower.repeated,
             batch=self.config.actr.batch_size,
+            held_back=forgetting.share * forgetting.user_share,
         )
         for sentence in [*words, *others]:
             self._say(sentence)

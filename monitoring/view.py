@@ -80,7 +80,7 @@ def line(snapshot: Snapshot) -> str:
     if shown := snapshot.shown:
         parts += [f"{table.name} {text.percent(table.occupancy)}" for table in shown.tables]
     if snapshot.hand_downs:
-        parts.append(f"hand-downs {len(snapshot.hand_downs)}, {_effects(snapshot)}")
+        parts.append(f"hand-downs seen {len(snapshot.hand_downs)}, {_effects(snapshot)}")
     parts.append(f"dead letters {text.count(sum(snapshot.dead_letters.values()))}")
     troubled = [p for p in snapshot.processes if p.state != "running"]
     parts += [f"{process.name}: {process.state}" for process in troubled]
@@ -183,7 +183,7 @@ def _transfer(snapshot: Snapshot) -> list[Text]:
             histories.append(f"{level.level} history ", style="dim")
             histories.append(f"{text.percent(level.history)}, {since}  ", style="default")
     if snapshot.hand_downs:
-        hand_downs.append("hand-downs ", style="dim")
+        hand_downs.append("hand-downs seen ", style="dim")
         hand_downs.append(f"{len(snapshot.hand_downs)}, {_effects(snapshot)}", style="default")
     return [made for made in (histories, hand_downs) if made.plain]
 

@@ -119,6 +119,10 @@ class Interleaver:
         """Rows of a partition that are in no batch yet."""
         return self._queued_rows[partition]
 
+    def reached(self, partition: int) -> int:
+        """The offset up to which a partition's records were pushed."""
+        return self._next[partition].offset
+
     def push(
         self,
         partition: int,

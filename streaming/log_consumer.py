@@ -58,6 +58,7 @@ class LogConsumer:
         self.away = False
         """Whether the broker left the last question unanswered."""
         self._committer: KafkaConsumer | None = None
+        self._scout: KafkaConsumer | None = None
         self._paused: set[int] = set()
         self._client = self._consumer()
         try:
@@ -273,6 +274,32 @@ class LogConsumer:
     def all_paused(self) -> bool:
         return len(self._paused) == len(self.partitions)
 
+    # -- how far the log has come ---------------------------------------------------------
+
+    def newest(self) -> list[Any]:
+        """The last record of each partition, as far as they can be had at once."""
+        found: dict[int, Any] = {}
+        try:
+            # Another client: a seek would throw away what this one has fetched ahead.
+            if self._scout is None:
+                self._scout = self._consumer()
+                self._scout.assign(list(self._names.values()))
+            self._seek_to_last(self._scout)
+            deadline = time.monotonic() + _QUESTION_MS / 1_000
+            while len(found) < len(self.partitions) and time.monotonic() < deadline:
+                for name, records in self._scout.poll(timeout_ms=POLL_MS).items():
+                    found[name.partition] = records[-1]
+        except (KafkaError, UserError):
+            pass  # the one that reads will tell
+        return list(found.values())
+
+    def _seek_to_last(self, client: KafkaConsumer) -> None:
+        names = list(self._names.values())
+        first = client.beginning_offsets(names, timeout_ms=_QUESTION_MS)
+        ends = client.end_offsets(names, timeout_ms=_QUESTION_MS)
+        for name in names:
+            client.seek(name, max(first[name], ends[name] - 1))
+
     # -- the dashboards' copy of our position -------------------------------------------
 
     def commit(self, group_id: str, positions: Positions) -> None:
@@ -294,7 +321,7 @@ class LogConsumer:
             log.warning("offsets for lag dashboards were not committed: %s", error)
 
     def close(self) -> None:
-        for client in filter(None, (self._client, self._committer)):
+        for client in filter(None, (self._client, self._committer, self._scout)):
             with suppress(Exception):
                 client.close(autocommit=False, timeout_ms=500)
 

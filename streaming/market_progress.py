@@ -67,4 +67,5 @@ class MarketProgress:
             self._bar.stop()
             self._bar = None
         end = "stopped" if stopped else "done"
-        click.echo(f"{end}: {self._counts()}, {what}")
+        nothing = not (stopped or self._natural or self._ads)
+        click.echo(f"{end}: {self._counts()}, {what}" + (" before" if nothing else ""))

@@ -33,7 +33,8 @@ class Lag:
 
     records: int
     event_time_seconds: float
-    """Between the newest record that was read and the newest impression delivered."""
+    """Between the newest record, as it was known some seconds ago, and the newest impression
+    delivered."""
 
 
 class LogReader:

@@ -18,7 +18,14 @@ from streaming.connection import KafkaConfig
 from streaming.dead_letters import DeadLetter, dead_letter
 from streaming.dedupe import RecentIds
 from streaming.group_decoding import decode_all
-from streaming.impressions import IMPRESSION_ID, Batch, ImpressionSchema, Positions, Stretch
+from streaming.impressions import (
+    EVENT_TIME,
+    IMPRESSION_ID,
+    Batch,
+    ImpressionSchema,
+    Positions,
+    Stretch,
+)
 from streaming.interleave import Interleaver
 from streaming.log_consumer import POLL_MS, LogConsumer
 from streaming.log_gap import Gap
@@ -26,6 +33,7 @@ from streaming.reader_config import ReaderConfig
 from streaming.silence import Silence
 
 _MAX_PROBE_SECONDS = 4.0  # between two questions to a broker that is away
+_LOOK_SECONDS = 10.0  # between two looks at the log's end, while it is far away
 
 
 Prepare = Callable[[Stretch], Iterable[Any]]
@@ -113,6 +121,7 @@ class ReaderThread(threading.Thread):
         self._probe_seconds = min(0.5, config.idle_partition_seconds / 4)
         self._probe_pause = self._probe_seconds
         self._probe_at = 0.0
+        self._look_at = 0.0
 
     def run(self) -> None:
         try:
@@ -163,6 +172,7 @@ class ReaderThread(threading.Thread):
         else:
             self._read()
         self._deliver()
+        self._look_ahead()
         if not self._what.until_end:
             self._probe()
 
@@ -193,7 +203,8 @@ class ReaderThread(threading.Thread):
         for record, decoded in zip(wanted, decode_all(wanted, self._schema), strict=True):
             self._take_in(record, decoded)
         if found:
-            self._probe_at = time.monotonic() + self._probe_seconds
+            if not self._order.awaited:
+                self._probe_at = time.monotonic() + self._probe_seconds
             ends = {p: self._log.highwater(p) for p, _ in found}
             self._shared.ends.update(ends)
         self._end_partitions()
@@ -239,7 +250,7 @@ class ReaderThread(threading.Thread):
                 shared.batches.extend(batches)
                 shared.changed.notify_all()
         self._counts.late = self._order.late
-        shared.newest_event_time = max(shared.newest_event_time, self._order.newest_read)
+        self._seen(self._order.newest_read)
         if bounded and not shared.ended and self._order.exhausted:
             with shared.changed:
                 shared.ended = True
@@ -253,6 +264,24 @@ class ReaderThread(threading.Thread):
             return stretch.batches
         made = self._prepare(stretch)
         return [replace(b, prepared=one) for b, one in zip(stretch.batches, made, strict=True)]
+
+    def _look_ahead(self) -> None:
+        """What event time has the log come to, where we are not yet?"""
+        now = time.monotonic()
+        if now < self._look_at or self._log.away or not self._behind():
+            return
+        records = self._log.newest()
+        for record, found in zip(records, decode_all(records, self._schema), strict=True):
+            if found.rows.num_rows:
+                newest = int(found.rows.column(EVENT_TIME).to_numpy().max())
+                self._seen(min(newest, _appended_at(record) or newest))
+        self._look_at = time.monotonic() + _LOOK_SECONDS
+
+    def _behind(self) -> bool:
+        return any(end > self._order.reached(p) for p, end in self._shared.ends.items())
+
+    def _seen(self, event_time: int) -> None:
+        self._shared.newest_event_time = max(self._shared.newest_event_time, event_time)
 
     def _probe(self) -> None:
         """Ask the broker where the partitions end: which are silent, and is it there?"""

@@ -109,6 +109,18 @@ def test_little_prefetch_gives_the_same_batches(kafka, topics, writer):
         assert contents(drain(reader)) == contents(batches)
 
 
+def test_the_lag_in_event_time_is_that_of_the_log_and_not_of_what_was_read_ahead(
+    kafka, topics, writer
+):
+    total = write_log(writer, topics.ad, 0, records=200, rows=10, as_of_now=True)
+    little = ReaderConfig(prefetch_rows=40, max_poll_records=1)
+    with read(kafka, topics.ad, config=little, batch_size=10) as reader:
+        assert (first := reader.next_batch(timeout=10)) is not None
+        behind = (START_MS + 10 * (total - 1) - first.watermark) / 1_000
+        eventually(lambda: reader.lag().event_time_seconds == pytest.approx(behind), 10, "lag")
+        assert reader.counts.impressions < total / 4
+
+
 def test_kafka_killed_under_readers_and_writers(mortal_kafka, mortal_topics):
     """Nothing is lost or repeated, and the batches are those of an uninterrupted reading."""
     topic = mortal_topics.ad
@@ -258,6 +270,27 @@ def test_a_silent_partition_is_left_out_until_it_speaks(kafka, topics, writer):
         assert reader.next_batch(1) is None  # a batch is cut by count, never by time
         assert reader.lag().records == 1
         assert reader.lag().event_time_seconds == pytest.approx((2_000 - 1_090) / 1_000)
+
+
+def test_silent_partitions_are_left_out_while_another_flows(kafka, topics, writer):
+    over, sent = threading.Event(), 0
+
+    def flow() -> None:
+        nonlocal sent
+        while not over.wait(0.02):
+            writer.send(topics.ad, encode(impressions([sent])), partition=1)
+            sent += 1
+
+    thread = threading.Thread(target=flow)
+    with read(kafka, topics.ad, until_end=False, batch_size=5, config=PROMPT) as reader:
+        thread.start()
+        try:
+            found = drain(reader, batches=3)
+        finally:
+            over.set()
+            thread.join()
+    assert ids(found) == list(range(15))
+    assert sent < 1_500, "it was not waited for the flow to end"
 
 
 def test_commits_follow_for_dashboards_and_are_not_read_back(kafka, topics, writer):

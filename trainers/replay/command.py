@@ -150,7 +150,8 @@ def _explained(plan: tuple[Variant, ...]) -> dict[str, str]:
 def _print(found: Figures, path: Path) -> None:
     console = Console(width=None if sys.stdout.isatty() else 200)
     ceiling = text_of("gauc", found.ceiling)
-    console.print(terminal(f"{found.impressions:,} ad impressions, ceiling {ceiling}", rows(found)))
+    title = f"{found.impressions:,} ad impressions after the warm-up, ceiling {ceiling}"
+    console.print(terminal(title, rows(found)))
     if found.pairs:
         console.print(terminal("Differences of GAUC, 95 % intervals", pair_rows(found)))
     console.print(f"report: {path}", highlight=False, soft_wrap=True)

@@ -115,9 +115,12 @@ def test_a_frame_shows_everything_at_80_columns():
 def test_what_was_handed_down_and_what_it_did():
     frame = printed(HANDED_DOWN, width=120)
     assert "actr history 93%, 2 d old" in frame
-    assert "hand-downs 3, GAUC 0.700 -> 0.702 around the last one, +0.051 in the mean of 2" in frame
+    assert (
+        "hand-downs seen 3, GAUC 0.700 -> 0.702 around the last one, +0.051 in the mean of 2"
+        in frame
+    )
     assert "v77 5.0 s" in frame
-    assert "hand-downs 3, GAUC 0.700 -> 0.702" in line(HANDED_DOWN)
+    assert "hand-downs seen 3, GAUC 0.700 -> 0.702" in line(HANDED_DOWN)
 
 
 @pytest.mark.parametrize(
