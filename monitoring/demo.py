@@ -96,8 +96,7 @@ class Demo:
             self._child("refresher", loaded, "refresh", wait),
         ]
         self.monitor = self._child(MONITOR, loaded, "monitor", wait)
-        words = ["demo", "--resume", f"--minutes={minutes:g}", *loaded.arguments]
-        self._resuming = shlex.join([_typed(), *words])
+        self._resuming = _resuming(minutes, loaded.arguments)
         # In the order of stopping.
         self.children = [self.market, self.trainer, *self.others, self.monitor, self.kafka]
 
@@ -318,3 +317,8 @@ def _typed() -> str:
     called = Path(sys.argv[0])
     known = called.name != "ecdctr" or shutil.which("ecdctr") == str(called.absolute())
     return "ecdctr" if known else str(called)
+
+
+def _resuming(minutes: float, arguments: tuple[str, ...]) -> str:
+    """What to type to go on from here, with the same configuration."""
+    return shlex.join([_typed(), "demo", "--resume", f"--minutes={minutes:g}", *arguments])

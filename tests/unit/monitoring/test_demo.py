@@ -1,7 +1,9 @@
 """How the demo ends: it waits for the monitor, but not for ever."""
 
+import shlex
 from types import SimpleNamespace
 
+import click
 import pytest
 
 from config import Config
@@ -59,3 +61,13 @@ def test_what_it_tells_to_type_works_as_it_is(monkeypatch, called, found, told):
     monkeypatch.setattr(module.sys, "argv", [called, "demo"])
     monkeypatch.setattr(module.shutil, "which", lambda name: found)
     assert module._typed() == told
+
+
+def test_what_it_tells_to_type_goes_on_with_the_same_flags(tmp_path):
+    arguments = ("--config=my demo.toml", f"--set=run_dir={tmp_path}")
+    words = shlex.split(module._resuming(0.6, arguments))
+    with click.Context(module.command) as context:
+        parsed = module.command.make_parser(context).parse_args(words[2:])[0]
+    assert parsed["resume"] and parsed["minutes"] == "0.6"
+    assert parsed["config_path"] == "my demo.toml"
+    assert parsed["overrides"] == [f"run_dir={tmp_path}"]
