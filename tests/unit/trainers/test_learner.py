@@ -72,6 +72,14 @@ def test_going_on_from_a_checkpoint_gives_the_same_bits(uninterrupted, saved_at)
         assert torch.equal(tensor, uninterrupted["tensors"][name]), name
 
 
+def test_a_row_that_no_table_has_is_an_error_and_not_row_0():
+    learner = Learner(config(), SCHEMA)
+    batch = learner.to_batch(STREAM[0])
+    batch.kjt["segment"].values()[3] = ModelConfig().categories.rows
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        learner.step(batch)
+
+
 def test_what_is_held_back_is_in_the_batchs_statistics_with_padding_and_without():
     """Padding, as several ranks have it, takes BatchNorm by weights; without it takes none."""
     out_B = np.arange(SIZE) % 4 == 0
