@@ -32,16 +32,14 @@ def spread(ids: np.ndarray) -> np.ndarray:
     return np.minimum(x, np.uint64(ID_SPACE - 1)).view(np.int64)
 
 
-def to_rows(values: np.ndarray, rows: int) -> np.ndarray:
-    """Rows of a hashed table (int64 to int64, any shape).
+def place_in_rows(values: np.ndarray, rows: int) -> None:
+    """Make ``values`` (int64, contiguous) rows of a hashed table, where they lie.
 
     A value that is a row number stays itself, so that a small vocabulary has no
     collisions at all; the rest is spread and taken modulo ``rows``.
     """
-    result = values.copy()
     beyond = np.nonzero(values.view(np.uint64) >= rows)
-    result[beyond] = spread(values[beyond]) % rows
-    return result
+    values[beyond] = spread(values[beyond]) % rows
 
 
 def gather(spread_ids: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ from streaming.impressions import (
     Batch,
     ImpressionSchema,
     Position,
+    SourceRows,
 )
 
 CONTENT_TYPE = "application/vnd.apache.arrow.stream"
@@ -63,6 +65,15 @@ MAX_ROWS = 8_192
 """Impressions in a record, about 61 bytes each."""
 
 
+class Predicted(NamedTuple):
+    """What a version of a model predicted for a batch."""
+
+    rows: pa.RecordBatch  # canonical schema, B rows
+    source: SourceRows
+    probability_B: np.ndarray
+    version: int
+
+
 def encode_predictions(
     batch: Batch,
     probability_B: np.ndarray,
@@ -74,34 +85,43 @@ def encode_predictions(
 ) -> list[tuple[int, bytes, Headers]]:
     """Records of the predictions of one batch, which was read from ``topic``; see
     :func:`encode_rows`."""
-    rows = prediction_rows(batch, probability_B, model_version, schema)
+    predicted = Predicted(batch.rows, batch.source, probability_B, model_version)
+    rows = prediction_rows([predicted], schema)
     return encode_rows(rows, topic, level=level, appended_at=batch.appended_at)
 
 
-def prediction_rows(
-    batch: Batch, probability_B: np.ndarray, model_version: int, schema: ImpressionSchema
-) -> pa.RecordBatch:
-    """What is published of a batch, in the schema :data:`PREDICTIONS`.
+def prediction_rows(predicted: Sequence[Predicted], schema: ImpressionSchema) -> pa.RecordBatch:
+    """What is published of batches, one after the other, in the schema :data:`PREDICTIONS`.
 
     Raises:
         ValueError: not as many probabilities as impressions.
     """
-    if len(probability_B) != len(batch):
-        raise ValueError(f"{len(probability_B)} probabilities for {len(batch)} impressions")
-    source = batch.source
+    sizes = [one.rows.num_rows for one in predicted]
+    for one, size in zip(predicted, sizes, strict=True):
+        if len(one.probability_B) != size:
+            raise ValueError(f"{len(one.probability_B)} probabilities for {size} impressions")
+    versions = np.array([one.version for one in predicted], dtype=np.int64)
     columns = [
-        batch.rows.column(IMPRESSION_ID),
-        batch.rows.column(EVENT_TIME),
-        batch.rows.column(schema.user),
-        batch.rows.column(schema.item),
-        pa.array(np.asarray(probability_B, dtype=np.float32)),
-        batch.rows.column(CLICK),
-        pa.array(np.full(len(batch), model_version, dtype=np.int64)),
-        pa.array(source.partition.astype(np.int32, copy=False)),
-        pa.array(source.offset.astype(np.int64, copy=False)),
-        pa.array(source.row.astype(np.int32, copy=False)),
+        _column(predicted, IMPRESSION_ID),
+        _column(predicted, EVENT_TIME),
+        _column(predicted, schema.user),
+        _column(predicted, schema.item),
+        _array([one.probability_B for one in predicted], np.float32),
+        _column(predicted, CLICK),
+        pa.array(np.repeat(versions, sizes)),
+        _array([one.source.partition for one in predicted], np.int32),
+        _array([one.source.offset for one in predicted], np.int64),
+        _array([one.source.row for one in predicted], np.int32),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=PREDICTIONS)
+
+
+def _column(predicted: Sequence[Predicted], name: str) -> pa.Array:
+    return pa.concat_arrays([one.rows.column(name) for one in predicted])
+
+
+def _array(parts: list[np.ndarray], dtype: type) -> pa.Array:
+    return pa.array(np.concatenate(parts, dtype=dtype, casting="same_kind"))
 
 
 def encode_rows(

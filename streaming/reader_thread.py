@@ -9,9 +9,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+import pyarrow as pa
 
 from streaming.codec import Decoded
 from streaming.connection import KafkaConfig
@@ -36,8 +38,8 @@ _MAX_PROBE_SECONDS = 4.0  # between two questions to a broker that is away
 _LOOK_SECONDS = 10.0  # between two looks at the log's end, while it is far away
 
 
-Prepare = Callable[[Stretch], Iterable[Any]]
-"""Makes `Batch.prepared` of each batch."""
+Prepare = Callable[[pa.RecordBatch], Any]
+"""Makes `Batch.prepared` of a batch's rows."""
 
 
 @dataclass(frozen=True)
@@ -260,10 +262,10 @@ class ReaderThread(threading.Thread):
         if self._recent is not None:
             ids = stretch.rows.column(IMPRESSION_ID).to_numpy()
             self._counts.duplicates += self._recent.count(ids)
-        if self._prepare is None:
+        prepare = self._prepare
+        if prepare is None:
             return stretch.batches
-        made = self._prepare(stretch)
-        return [replace(b, prepared=one) for b, one in zip(stretch.batches, made, strict=True)]
+        return [replace(batch, prepared=prepare(batch.rows)) for batch in stretch.batches]
 
     def _look_ahead(self) -> None:
         """What event time has the log come to, where we are not yet?"""

@@ -30,7 +30,7 @@ import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
-from embeddings.ids import spread, to_rows
+from embeddings.ids import place_in_rows, spread
 from embeddings.tables import table_specs
 from streaming.impressions import CLICK, Feature, ImpressionSchema
 from trainers.settings import ModelConfig
@@ -127,68 +127,81 @@ class ModelBatch(Pipelineable):
 def to_model_batch(
     rows: pa.RecordBatch, schema: ImpressionSchema, model: ModelConfig, pad_to: int | None = None
 ) -> ModelBatch:
-    """Canonical ``rows`` as a batch of ``pad_to`` (default: as many as there are) impressions.
+    """:class:`BatchMaker` for one batch."""
+    return BatchMaker(schema, model)(rows, pad_to)
+
+
+class BatchMaker:
+    """Makes canonical rows a batch.
 
     Ids of managed tables are spread over the 63-bit space, which managed collision
     and row-wise sharding rely on; the values of hashed tables become rows of theirs.
-
-    Raises:
-        ValueError: there are more rows than ``pad_to``.
     """
-    count = rows.num_rows
-    size = count if pad_to is None else pad_to
-    if count > size:
-        raise ValueError(f"{count} impressions do not fit a batch of {size}")
-    label_B = np.zeros(size, np.float32)
-    label_B[:count] = rows.column(CLICK).to_numpy(zero_copy_only=False)
-    weight_B = np.ones(size, np.float32)
-    weight_B[count:] = 0.0
-    return ModelBatch(
-        kjt=_jagged(rows, schema.sparse, _hashed_rows(schema, model), size),
-        numeric_BN=torch.from_numpy(_numeric(rows, schema.numeric, size)),
-        label_B=torch.from_numpy(label_B),
-        weight_B=torch.from_numpy(weight_B),
-        rows=count,
-        domain_B=_domain(rows, model.domain, size) if model.domain else None,
-    )
+
+    def __init__(self, schema: ImpressionSchema, model: ModelConfig) -> None:
+        self._sparse, self._numeric, self._domain = schema.sparse, schema.numeric, model.domain
+        specs = table_specs(schema, model)
+        hashed = {f: spec.rows for spec in specs if not spec.managed for f in spec.features}
+        # Neighbours that are treated alike are treated at once, where they lie.
+        self._alike = [
+            (table_rows, len(list(features)))
+            for table_rows, features in groupby(self._sparse, lambda f: hashed.get(f.name))
+        ]
+
+    def __call__(self, rows: pa.RecordBatch, pad_to: int | None = None) -> ModelBatch:
+        """``rows`` as a batch of ``pad_to`` (default: as many as there are) impressions.
+
+        Raises:
+            ValueError: there are more rows than ``pad_to``.
+        """
+        count = rows.num_rows
+        size = count if pad_to is None else pad_to
+        if count > size:
+            raise ValueError(f"{count} impressions do not fit a batch of {size}")
+        label_B = np.zeros(size, np.float32)
+        label_B[:count] = rows.column(CLICK).to_numpy(zero_copy_only=False)
+        weight_B = np.ones(size, np.float32)
+        weight_B[count:] = 0.0
+        return ModelBatch(
+            kjt=self._jagged(rows, size),
+            numeric_BN=torch.from_numpy(_numeric(rows, self._numeric, size)),
+            label_B=torch.from_numpy(label_B),
+            weight_B=torch.from_numpy(weight_B),
+            rows=count,
+            domain_B=_domain(rows, self._domain, size) if self._domain else None,
+        )
+
+    def _jagged(self, rows: pa.RecordBatch, size: int) -> KeyedJaggedTensor:
+        lengths_FB = np.ones((len(self._sparse), size), np.int32)
+        lengths_FB[:, rows.num_rows :] = 0
+        bags, ends = [], [0]
+        for f, feature in enumerate(self._sparse):
+            bag, length = _bags(rows.column(feature.name))
+            if length is not None:
+                lengths_FB[f, : rows.num_rows] = length
+            bags.append(bag)
+            ends.append(ends[-1] + len(bag))
+        values = np.concatenate(bags)
+        first = 0
+        for table_rows, features in self._alike:
+            part = values[ends[first] : ends[first + features]]
+            if table_rows is None:
+                part[:] = spread(part)
+            else:
+                place_in_rows(part, table_rows)
+            first += features
+        return KeyedJaggedTensor(
+            keys=[feature.name for feature in self._sparse],
+            values=torch.from_numpy(values),
+            lengths=torch.from_numpy(lengths_FB.reshape(-1)),
+            stride=size,
+        )
 
 
 def _domain(rows: pa.RecordBatch, name: str, size: int) -> torch.Tensor:
     domain_B = np.zeros(size, np.int64)
     domain_B[: rows.num_rows] = rows.column(name).to_numpy()
     return torch.from_numpy(domain_B)
-
-
-def _hashed_rows(schema: ImpressionSchema, model: ModelConfig) -> dict[str, int]:
-    """Feature to the number of rows of its table, for those whose table is hashed."""
-    specs = table_specs(schema, model)
-    return {f: spec.rows for spec in specs if not spec.managed for f in spec.features}
-
-
-def _jagged(
-    rows: pa.RecordBatch, features: tuple[Feature, ...], hashed: dict[str, int], size: int
-) -> KeyedJaggedTensor:
-    lengths_FB = np.ones((len(features), size), np.int32)
-    lengths_FB[:, rows.num_rows :] = 0
-    bags, ends = [], [0]
-    for f, feature in enumerate(features):
-        bag, length = _bags(rows.column(feature.name))
-        if length is not None:
-            lengths_FB[f, : rows.num_rows] = length
-        bags.append(bag)
-        ends.append(ends[-1] + len(bag))
-    values = np.concatenate(bags)
-    for table_rows, alike in groupby(range(len(features)), lambda f: hashed.get(features[f].name)):
-        # Neighbours that are treated alike are treated at once, where they lie.
-        fs = list(alike)
-        part = values[ends[fs[0]] : ends[fs[-1] + 1]]
-        part[:] = spread(part) if table_rows is None else to_rows(part, table_rows)
-    return KeyedJaggedTensor(
-        keys=[feature.name for feature in features],
-        values=torch.from_numpy(values),
-        lengths=torch.from_numpy(lengths_FB.reshape(-1)),
-        stride=size,
-    )
 
 
 def _bags(column: pa.Array) -> tuple[np.ndarray, np.ndarray | None]:

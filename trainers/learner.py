@@ -30,7 +30,7 @@ from embeddings.tables import bind_vocabularies, sharders
 from embeddings.vocabulary import ManagedIds
 from streaming.impressions import ImpressionSchema
 from trainers.distributed import Place, join
-from trainers.features import ModelBatch, to_model_batch
+from trainers.features import BatchMaker, ModelBatch
 from trainers.model import TrainTask
 from trainers.planning import Machine, sharding_plan
 from trainers.settings import LevelConfig
@@ -77,6 +77,7 @@ class Learner:
 
     def __init__(self, config: LevelConfig, schema: ImpressionSchema) -> None:
         self.config, self.schema = config, schema
+        self._make = BatchMaker(schema, config.model)
         self.place = join(config.device)
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -94,7 +95,7 @@ class Learner:
 
     def to_batch(self, rows: pa.RecordBatch, pad_to: int | None = None) -> ModelBatch:
         """Canonical ``rows`` as this model reads them; ranks need batches of one size."""
-        return to_model_batch(rows, self.schema, self.config.model, pad_to)
+        return self._make(rows, pad_to)
 
     def step(self, batch: ModelBatch) -> tuple[np.ndarray, float]:
         """Predict ``batch`` with what is known, then learn it.

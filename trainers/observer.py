@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import asdict
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from monitoring.exporter import Progress as Liveness
 from monitoring.telemetry import TrainerTelemetry
@@ -18,8 +20,19 @@ from trainers.learner import Learner
 from trainers.narration import ending, going, say
 from trainers.saver import Saved
 
-MEASURE_SECONDS = 2.0
+MEASURE_SECONDS = (2.0, 5.0)
+"""Between two measurements, at least and at most; within that they take a 400th of the time."""
 NARRATE_SECONDS = 10.0
+TELL_SECONDS = 0.25
+"""What was learnt is told once in so long: many batches cost little more than one."""
+
+
+class _Learnt(NamedTuple):
+    rows: pa.RecordBatch
+    probability_B: np.ndarray
+    loss: float
+    seconds: float
+    watermark: int
 
 
 class Observer:
@@ -35,7 +48,8 @@ class Observer:
     ) -> None:
         self.telemetry, self.window, self.liveness = telemetry, window, Liveness()
         self._schema, self._learner, self._reader = schema, learner, reader
-        self._next_measure = 0.0
+        self._next_measure = self._next_telling = 0.0
+        self._untold: list[_Learnt] = []
         self._told: Counter[str] = Counter()
         self._unpublished: list[int] = []  # Kafka timestamps, ms, of what no checkpoint has learnt
         self._latest: WindowMetrics | None = None
@@ -43,31 +57,45 @@ class Observer:
         self._narrated = (time.monotonic(), 0)
 
     def learnt(self, batch: Batch, probability_B: np.ndarray, loss: float, seconds: float) -> None:
-        rows = batch.rows
-        self.window.update(
-            rows.column(self._schema.user).to_numpy(),
-            rows.column(CLICK).to_numpy(),
-            probability_B,
-            rows.column(EVENT_TIME).to_numpy(),
-        )
         self._learnt += len(batch)
-        self.telemetry.learnt(len(batch), seconds, loss)
-        self.telemetry.watermark(batch.watermark)
+        self._untold.append(_Learnt(batch.rows, probability_B, loss, seconds, batch.watermark))
         if batch.appended_at is not None:
             self._unpublished.append(batch.appended_at)
+
+    def tell(self) -> None:
+        """Bring the window and the telemetry up to date with what was learnt."""
+        told, self._untold = self._untold, []
+        self._next_telling = time.monotonic() + TELL_SECONDS
+        if not told:
+            return
+        self.window.update(
+            user=_column(told, self._schema.user),
+            click=_column(told, CLICK),
+            probability=np.concatenate([one.probability_B for one in told]),
+            event_time=_column(told, EVENT_TIME),
+        )
+        for one in told:
+            self.telemetry.learnt(one.rows.num_rows, one.seconds, one.loss)
+        self.telemetry.watermark(told[-1].watermark)
 
     def stalled(self, seconds: float) -> None:
         self.telemetry.checkpoint_stalled(seconds)
 
     def turn(self, progress: Progress) -> None:
         self.liveness.mark()
-        if time.monotonic() >= self._next_measure:
+        began = time.monotonic()
+        if began >= self._next_telling:
+            self.tell()
+        if began >= self._next_measure:
             self.measure()
-            self._next_measure = time.monotonic() + MEASURE_SECONDS
+            now = time.monotonic()
+            least, most = MEASURE_SECONDS
+            self._next_measure = now + min(max(least, 400 * (now - began)), most)
         if (line := self.narrate(progress)) is not None:
             say(line)
 
     def measure(self) -> None:
+        self.tell()
         self._latest = self.window.metrics()
         self.telemetry.quality(self._latest)
         lag = self._reader.lag()
@@ -94,6 +122,7 @@ class Observer:
         return going(progress, rate, self._reader.lag().records, self._latest)
 
     def conclude(self, progress: Progress) -> list[str]:
+        self.tell()
         return ending(progress, self.window.metrics(), self._reader.counts.bad)
 
     def metrics(self) -> dict[str, float]:
@@ -118,3 +147,7 @@ class Observer:
         self.telemetry.checkpoint_written(saved.progress.step, saved.seconds)
         now = time.time() * 1000
         self.telemetry.freshness((now - at) / 1000 for at in appended_at)
+
+
+def _column(told: list[_Learnt], name: str) -> np.ndarray:
+    return np.concatenate([one.rows.column(name).to_numpy() for one in told])

@@ -24,14 +24,13 @@ from monitoring.window import Window
 from shutdown import stop_event
 from streaming.connection import KafkaConfig
 from streaming.dead_letters import DeadLetter
-from streaming.impressions import Batch, Stretch
+from streaming.impressions import Batch
 from streaming.kafka_clients import one_line, resolve
 from streaming.reader import LogReader
 from streaming.topic_admin import create_topics
 from streaming.writer import RecordWriter
 from trainers.boundaries import Boundaries
 from trainers.checkpoint import Checkpoint, CheckpointStore, Progress
-from trainers.chunks import split
 from trainers.control import schedule_of
 from trainers.features import ModelBatch
 from trainers.history_feed import MARK, feed_of
@@ -330,15 +329,9 @@ class Trainer:
         made: ModelBatch = self._alone(rows) if batch is None else batch.prepared
         return self.history.attach(made, rows) if self.history else made
 
-    def _prepare(self, stretch: Stretch) -> list[ModelBatch]:
-        parts = [batch.rows for batch in stretch.batches]
-        if self.ranks.size > 1:
-            made = [self._alone(rows) for rows in parts]  # padded one by one
-        else:
-            made = list(split(self._alone(stretch.rows), [rows.num_rows for rows in parts]))
-        if self.recall is None:
-            return made
-        return [self.recall.hold_back(one, own) for one, own in zip(made, parts, strict=True)]
+    def _prepare(self, rows: pa.RecordBatch) -> ModelBatch:
+        made = self._alone(rows)
+        return self.recall.hold_back(made, rows) if self.recall else made
 
     def _alone(self, rows: pa.RecordBatch) -> ModelBatch:
         return self.learner.to_batch(rows, self.rank_batch if self.ranks.size > 1 else None)
@@ -350,6 +343,7 @@ class Trainer:
     def _snapshot(self) -> Write:
         # The loop takes a snapshot only when the one before has been written.
         state = self._spare = self.learner.snapshot(self._spare)
+        self.observer.tell()
         window = self.window.state()
         seen = self.snapshots.state() if self.snapshots else None
         handed = self.transfer.writer() if self.transfer else None

@@ -9,7 +9,6 @@ import time
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from kafka.errors import MessageSizeTooLargeError
 
 from embeddings.history import Snapshot
@@ -17,7 +16,7 @@ from embeddings.history_records import encode_snapshot, record_key, snapshot_hea
 from errors import UserError
 from monitoring.recalled import Recalled
 from streaming.impressions import Batch, ImpressionSchema
-from streaming.predictions import encode_rows, prediction_rows
+from streaming.predictions import Predicted, encode_rows, prediction_rows
 from streaming.writer import KafkaWriteError, RecordWriter
 from trainers.checkpoint import Checkpoint
 from trainers.levels import Level
@@ -33,26 +32,27 @@ class Publisher:
         self._writer = writer
         self._level = level
         self._schema = schema
-        self._rows: list[pa.RecordBatch] = []
+        self._predicted: list[Predicted] = []
         self._count, self._since = 0, 0.0
         self._appended_at: int | None = None
 
     def predictions(self, batch: Batch, probability_B: np.ndarray, version: int) -> None:
         """What ``version`` predicted for ``batch``; goes out with the next ones, see `flush`."""
-        if not self._rows:
+        if not self._predicted:
             self._since, self._appended_at = time.monotonic(), batch.appended_at
         elif self._appended_at is not None and batch.appended_at is not None:
             self._appended_at = min(self._appended_at, batch.appended_at)
-        self._rows.append(prediction_rows(batch, probability_B, version, self._schema))
+        self._predicted.append(Predicted(batch.rows, batch.source, probability_B, version))
         self._count += len(batch)
         if self._count >= GROUP_ROWS or time.monotonic() - self._since >= GROUP_SECONDS:
             self.flush()
 
     def flush(self) -> None:
         """Hand the writer what was predicted: a record or more for each source partition."""
-        if not self._rows:
+        if not self._predicted:
             return
-        rows, self._rows, self._count = pa.concat_batches(self._rows), [], 0
+        rows = prediction_rows(self._predicted, self._schema)
+        self._predicted, self._count = [], 0
         topic = self._level.topic
         for partition, value, headers in encode_rows(
             rows, topic, level=self._level.name, appended_at=self._appended_at

@@ -15,6 +15,7 @@ from monitoring.monitor_settings import MonitorConfig
 from monitoring.watermark import NEVER, Watermark
 from streaming.codec import encode
 from streaming.predictions import (
+    Predicted,
     decode_predictions,
     encode_predictions,
     encode_rows,
@@ -88,10 +89,11 @@ def test_an_old_record_without_its_append_time_is_a_prediction_all_the_same():
 
 def test_a_record_of_several_batches_is_published_with_what_has_learnt_the_last_of_them():
     ledger = ledger_of()
-    rows = pa.concat_batches(
-        prediction_rows(made(number).batch, made(number).probability_N, number, SCHEMA)
-        for number in (4, 5, 6)
-    )
+    predicted = [
+        Predicted(one.batch.rows, one.batch.source, one.probability_N, number)
+        for number, one in ((number, made(number)) for number in (4, 5, 6))
+    ]
+    rows = prediction_rows(predicted, SCHEMA)
     for partition, value, headers in encode_rows(rows, "log", level="actr", appended_at=BEGIN):
         ledger.predictions("p", "actr", partition, [record(value, headers)], 1)
     for version, published in ((6, 0), (7, 4)):
