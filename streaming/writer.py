@@ -45,8 +45,9 @@ class RecordWriter:
             enable_idempotence=True,
             compression_type="lz4",
             # One request of a partition is under way at a time: a batch must be
-            # large for throughput, and small enough for the broker's 1 MiB limit.
-            batch_size=512 * 1024,
+            # large for throughput, and small enough for the broker's 1 MiB limit
+            # if nothing can be compressed. A full one goes at once, and by itself.
+            batch_size=768 * 1024,
             linger_ms=linger_ms,
             delivery_timeout_ms=_FOREVER_MS,
             max_block_ms=1_000,

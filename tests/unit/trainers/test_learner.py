@@ -105,6 +105,18 @@ def test_a_snapshot_into_an_earlier_one_holds_what_is_now(uninterrupted, tmp_pat
     assert learn(resumed, STREAM[13:]) == uninterrupted["results"][13:]
 
 
+def test_a_snapshot_copies_tables_and_not_all_the_memory_that_they_lie_in(monkeypatch):
+    learner = Learner(config(), SCHEMA)
+    (shard,) = learner.state()["model.hashed.embedding_bags.segment.weight"].local_shards()
+    assert shard.tensor.untyped_storage().nbytes() > shard.tensor.nbytes, "it lies among others"
+
+    def refuse(storage, memo):
+        raise AssertionError(f"{storage.nbytes():,} bytes copied")
+
+    monkeypatch.setattr(torch.UntypedStorage, "__deepcopy__", refuse)
+    learner.snapshot()
+
+
 def test_the_same_seed_and_data_give_the_same_bits(uninterrupted):
     torch.manual_seed(12345)  # the global generator has no say
     assert learn(Learner(config(), SCHEMA)) == uninterrupted["results"]
