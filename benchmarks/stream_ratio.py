@@ -1,10 +1,11 @@
 """The trainer on its stream beside the same model on batches in memory, and beside plain PyTorch.
 
-Each round runs all three over the same batches, from nothing: *stream* is the whole
-trainer (Kafka, decoding, dead-letter checks, predictions published, metrics,
-checkpoints), *memory* steps the same learner over batches made ready before, *plain*
-is `benchmarks.plain_torch`. Throughput is taken from the first batch learnt to the last;
-checkpoints come as often as by default.
+All three learn the same batches, from nothing: *stream* is the whole trainer (Kafka,
+decoding, dead-letter checks, predictions published, metrics, checkpoints), *memory* steps
+the same learner over batches made ready before, *plain* is `benchmarks.plain_torch`.
+Throughput is taken from the first batch learnt to the last; checkpoints come as often as
+by default. A machine's speed drifts, so each stream is held against the mean of what the
+other two did before it and after it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ import itertools
 import logging
 import shutil
 import time
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.plain_torch import PlainModel
 from benchmarks.report import median, publish, spread
@@ -41,26 +45,46 @@ def main() -> None:
     with broker() as (kafka, folder):
         log = write_log(kafka, options.batches * BATCH)
         batches = hold(log, options.batches)
-        rates: dict[str, list[float]] = {"stream": [], "memory": [], "plain": []}
-        stalls = []
+        streams: list[float] = []
+        stalls: list[float] = []
+        beside = [alone(log, batches)]
         for i in range(options.rounds):
-            rates["memory"].append(memory(log, batches))
             rate, stall = stream(log, kafka, folder, options.checkpoint_every)
-            rates["stream"].append(rate)
+            streams.append(rate)
             stalls.append(stall)
-            rates["plain"].append(plain(log, batches))
-            print(f"round {i + 1}: " + ", ".join(f"{k} {v[-1]:,.0f}/s" for k, v in rates.items()))
-    publish("stream_ratio", figures(rates, stalls))
+            beside.append(alone(log, batches))
+            at = beside[-1]
+            print(
+                f"round {i + 1}: stream {rate:,.0f}/s; after it memory {at.memory:,.0f}/s, "
+                f"plain {at.plain:,.0f}/s",
+                flush=True,
+            )
+    publish("stream_ratio", figures(streams, stalls, beside))
 
 
-def figures(rates: dict[str, list[float]], stalls: list[float]) -> dict[str, str]:
-    def ratios(a: str, b: str) -> str:
-        return spread([x / y for x, y in zip(rates[a], rates[b], strict=True)])
+class Alone(NamedTuple):
+    """Impressions a second."""
 
+    memory: float
+    plain: float
+
+
+def alone(log: Log, held: list[Batch]) -> Alone:
+    return Alone(memory(log, held), plain(log, held))
+
+
+def figures(streams: list[float], stalls: list[float], beside: list[Alone]) -> dict[str, str]:
+    memories, plains = zip(*beside, strict=True)
+
+    def ratios(others: Sequence[float]) -> str:
+        around = [(before + after) / 2 for before, after in pairwise(others)]
+        return spread([rate / other for rate, other in zip(streams, around, strict=True)])
+
+    rates = {"stream": streams, "memory": memories, "plain": plains}
     return {
-        "stream / memory": ratios("stream", "memory"),
-        "stream / plain PyTorch": ratios("stream", "plain"),
-        "memory / plain PyTorch": ratios("memory", "plain"),
+        "stream / memory": ratios(memories),
+        "stream / plain PyTorch": ratios(plains),
+        "memory / plain PyTorch": spread([one.memory / one.plain for one in beside]),
         "share of the time that checkpoints held the loop up": f"{median(stalls):.3f}",
         **{f"{k}, impressions a second": f"{median(v):,.0f}" for k, v in rates.items()},
     }
