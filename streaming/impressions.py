@@ -211,8 +211,7 @@ class Batch:
 class Stretch:
     """Successive batches, and the rows of all of them in one piece.
 
-    Most of what a batch costs is a call's and not a row's, so several are put together,
-    and made ready, at once.
+    Most of what putting one together costs is a call's and not a row's.
     """
 
     rows: pa.RecordBatch

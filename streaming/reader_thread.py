@@ -117,7 +117,7 @@ class ReaderThread(threading.Thread):
         self._silence = Silence(config.idle_partition_seconds)
         self._most_batches = max(2, config.prefetch_rows // (2 * what.batch_size))
         self._refill = self._most_batches // 2
-        """Made ready at once, where the log has them: a batch by itself costs far more."""
+        """Batches put together at once, where the log has them: one by itself costs far more."""
         self._stop_at: dict[int, int] = {}  # bounded: the end offset of each partition
         self._rows_per_record = 1.0
         self._probe_seconds = min(0.5, config.idle_partition_seconds / 4)
