@@ -46,7 +46,7 @@ class RecordWriter:
             compression_type="lz4",
             # One request of a partition is under way at a time: a batch must be
             # large for throughput, and small enough for the broker's 1 MiB limit
-            # if nothing can be compressed. A full one goes at once, and by itself.
+            # if nothing can be compressed. A full one does not wait for other partitions'.
             batch_size=768 * 1024,
             linger_ms=linger_ms,
             delivery_timeout_ms=_FOREVER_MS,
