@@ -20,7 +20,7 @@ from torchrec.modules.crossnet import LowRankCrossNet
 
 from embeddings.tables import table_specs
 from streaming.impressions import Batch, ImpressionSchema
-from trainers.features import to_model_batch
+from trainers.features import BatchMaker
 from trainers.model import inner_product_pairs
 from trainers.settings import LevelConfig, ModelConfig
 
@@ -55,7 +55,7 @@ class PlainModel:
         return [self._prepare(batch) for batch in batches]
 
     def _prepare(self, batch: Batch) -> PlainBatch:
-        made = to_model_batch(batch.rows, self.schema, self.config.model)
+        made = BatchMaker(self.schema, self.config.model)(batch.rows)
         bags = [made.kjt[feature.name] for feature in self.schema.sparse]
         return PlainBatch(
             [b.values() % t.num_embeddings for b, t in zip(bags, self.tables, strict=True)],

@@ -124,13 +124,6 @@ class ModelBatch(Pipelineable):
             self.domain_B.record_stream(stream)
 
 
-def to_model_batch(
-    rows: pa.RecordBatch, schema: ImpressionSchema, model: ModelConfig, pad_to: int | None = None
-) -> ModelBatch:
-    """:class:`BatchMaker` for one batch."""
-    return BatchMaker(schema, model)(rows, pad_to)
-
-
 class BatchMaker:
     """Makes canonical rows a batch.
 

@@ -36,3 +36,8 @@ def test_large_and_negative_values_get_a_row_too():
     assert ((rows >= 0) & (rows < 24)).all()
     many = to_rows(np.arange(10**6, 10**6 + 24_000), 24)
     assert np.bincount(many, minlength=24).min() > 800
+
+
+def test_values_that_share_a_remainder_do_not_share_a_row():
+    rows = to_rows(np.arange(24, 24 * 1_001, 24), 24)
+    assert np.bincount(rows, minlength=24).min() > 20

@@ -7,7 +7,7 @@ from replay_support import small_log
 
 from streaming.impressions import EVENT_TIME, ImpressionSchema
 from trainers.chunks import chunked, made_ready, split
-from trainers.features import History, to_model_batch
+from trainers.features import BatchMaker, History
 from trainers.replay.log import AD, DOMAINS, NATURAL, RecordedLog
 from trainers.settings import ModelConfig
 
@@ -21,7 +21,7 @@ def log(tmp_path_factory):
 
 
 def make(rows):
-    batch = to_model_batch(rows, SCHEMA, MODEL)
+    batch = BatchMaker(SCHEMA, MODEL)(rows)
     vector_BHD = torch.from_numpy(rows.column(EVENT_TIME).to_numpy().astype(np.float32))
     batch.history = History(*(vector_BHD.view(-1, 1, 1) + k for k in range(4)))
     return batch
@@ -52,7 +52,7 @@ def test_each_batch_is_what_it_would_be_alone(log):
 
 def test_what_a_model_does_not_read_stays_away(log):
     rows = next(log.batches((AD,), 100)).rows
-    (part,) = split(to_model_batch(rows, SCHEMA, ModelConfig()), [100])
+    (part,) = split(BatchMaker(SCHEMA, ModelConfig())(rows), [100])
     assert part.history is None
     assert part.domain_B is None
 

@@ -6,7 +6,7 @@ from synthetic_stream import SCHEMA, impressions
 
 from embeddings.ids import spread
 from streaming.impressions import Feature, ImpressionSchema
-from trainers.features import History, ModelBatch, to_model_batch
+from trainers.features import BatchMaker, History, ModelBatch
 from trainers.settings import ModelConfig, TableConfig
 
 MODEL = ModelConfig()
@@ -38,7 +38,7 @@ def small_rows() -> pa.RecordBatch:
 
 
 def test_jagged_layout_is_features_first_with_missing_values_as_empty_bags():
-    batch = to_model_batch(small_rows(), SMALL, MODEL)
+    batch = BatchMaker(SMALL, MODEL)(small_rows())
     assert batch.kjt.keys() == ["user_id", "item_id", "recent", "ad", "hour"]
     lengths_FB = batch.kjt.lengths().view(5, 3).tolist()
     assert lengths_FB == [[1, 1, 1], [1, 1, 1], [2, 0, 1], [0, 1, 0], [1, 1, 1]]
@@ -50,31 +50,31 @@ def test_jagged_layout_is_features_first_with_missing_values_as_empty_bags():
 
 
 def test_numbers_are_shrunk_with_their_sign_and_missing_ones_are_zero():
-    batch = to_model_batch(small_rows(), SMALL, MODEL)
+    batch = BatchMaker(SMALL, MODEL)(small_rows())
     expected = [np.log(4.0), 0.0, -np.log(2.0)]
     np.testing.assert_allclose(batch.numeric_BN[:, 0].numpy(), expected, rtol=1e-6)
     assert batch.label_B.tolist() == [1.0, 0.0, 1.0]
 
 
 def test_a_slice_reads_only_its_own_rows():
-    whole = to_model_batch(small_rows(), SMALL, MODEL)
-    last = to_model_batch(small_rows().slice(2), SMALL, MODEL)
+    whole = BatchMaker(SMALL, MODEL)(small_rows())
+    last = BatchMaker(SMALL, MODEL)(small_rows().slice(2))
     assert last.kjt.lengths().tolist() == [1, 1, 1, 0, 1]
     assert last.kjt["recent"].values().tolist() == whole.kjt["recent"].values()[2:].tolist()
 
 
 def test_padding_rows_are_empty_and_weigh_nothing():
-    batch = to_model_batch(small_rows(), SMALL, MODEL, pad_to=5)
+    batch = BatchMaker(SMALL, MODEL)(small_rows(), pad_to=5)
     assert batch.rows == 3
     assert batch.padded
     assert batch.kjt.lengths().view(5, 5)[:, 3:].sum() == 0
     assert batch.weight_B.tolist() == [1, 1, 1, 0, 0]
-    unpadded = to_model_batch(small_rows(), SMALL, MODEL)
+    unpadded = BatchMaker(SMALL, MODEL)(small_rows())
     assert torch.equal(batch.kjt.values(), unpadded.kjt.values())
 
 
 def test_no_rows_at_all_make_a_batch_that_a_rank_can_join_with():
-    batch = to_model_batch(small_rows().slice(0, 0), SMALL, MODEL, pad_to=4)
+    batch = BatchMaker(SMALL, MODEL)(small_rows().slice(0, 0), pad_to=4)
     assert batch.rows == 0
     assert batch.kjt.stride() == 4
     assert batch.kjt.values().numel() == 0
@@ -83,12 +83,12 @@ def test_no_rows_at_all_make_a_batch_that_a_rank_can_join_with():
 
 def test_more_rows_than_fit_are_refused():
     with pytest.raises(ValueError, match="3 impressions do not fit a batch of 2"):
-        to_model_batch(small_rows(), SMALL, MODEL, pad_to=2)
+        BatchMaker(SMALL, MODEL)(small_rows(), pad_to=2)
 
 
 def test_hashed_ids_become_rows_of_their_table():
     hashed = ModelConfig(ids=TableConfig(rows=64, vocabulary="hashed"))
-    batch = to_model_batch(impressions(0, 500), SCHEMA, hashed)
+    batch = BatchMaker(SCHEMA, hashed)(impressions(0, 500))
     for name in ("user_id", "item_id", "recent_items", "creative_id"):
         values = batch.kjt[name].values()
         assert values.min() >= 0
@@ -96,14 +96,14 @@ def test_hashed_ids_become_rows_of_their_table():
 
 
 def test_the_same_item_is_the_same_id_in_every_feature_of_its_table():
-    batch = to_model_batch(impressions(0, 500), SCHEMA, MODEL)
+    batch = BatchMaker(SCHEMA, MODEL)(impressions(0, 500))
     items = set(batch.kjt["item_id"].values().tolist())
     assert set(batch.kjt["recent_items"].values().tolist()) & items
 
 
 def test_moving_keeps_everything():
     history = History(*(torch.rand(3, 2, 4) for _ in range(2)), *(torch.ones(3, 2),) * 2)
-    batch = to_model_batch(small_rows(), SMALL, MODEL)
+    batch = BatchMaker(SMALL, MODEL)(small_rows())
     batch.history = history
     moved = batch.to(torch.device("cpu"), non_blocking=True)
     assert isinstance(moved, ModelBatch)

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from embeddings.history_store import HistoryStore
 from monitoring.history_telemetry import HistoryTelemetry
 from trainers import history_feed
-from trainers.features import to_model_batch
+from trainers.features import BatchMaker
 from trainers.history_feed import HistoryFeed
 from trainers.settings import ModelConfig
 
@@ -90,7 +90,7 @@ def test_a_history_that_was_lost_is_missed_but_not_for_ever(registry, monkeypatc
 def test_batches_get_their_history_and_it_is_measured(registry):
     made = feed(registry, Followed())
     rows = impressions(range(20, 24))  # users 3 to 6, items 20 to 23
-    found = made.attach(to_model_batch(rows, SCHEMA, MODEL), rows)
+    found = made.attach(BatchMaker(SCHEMA, MODEL)(rows), rows)
     assert found.history.user_mask_BH.all() and not found.history.item_mask_BH.any()
     value = registry.get_sample_value
     assert value("ecdctr_impressions_with_history_ratio", OWN | {"kind": "user"}) == 1.0
@@ -105,7 +105,7 @@ def test_what_is_looked_up_too_late_is_told_once_and_counted(registry, caplog):
 
     def look_up(ids) -> float:
         rows = impressions(ids)
-        made.attach(to_model_batch(rows, SCHEMA, MODEL), rows)
+        made.attach(BatchMaker(SCHEMA, MODEL)(rows), rows)
         return registry.get_sample_value("ecdctr_history_outrun_total", OWN)
 
     assert look_up(range(20, 24)) == 0, "both periods are due, and kept"
@@ -119,7 +119,7 @@ def test_what_is_looked_up_too_late_is_told_once_and_counted(registry, caplog):
 def test_an_empty_batch_is_attached_and_not_measured(registry):
     made = feed(registry, Followed())
     rows = SCHEMA.empty()
-    assert made.attach(to_model_batch(rows, SCHEMA, MODEL, 4), rows).history is not None
+    assert made.attach(BatchMaker(SCHEMA, MODEL)(rows, 4), rows).history is not None
     assert registry.get_sample_value("ecdctr_history_age_seconds", OWN) is None
 
 

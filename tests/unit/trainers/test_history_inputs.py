@@ -5,7 +5,7 @@ import torch
 from history_support import DIM, small_store
 from log_support import SCHEMA, impressions
 
-from trainers.features import ModelBatch, to_model_batch
+from trainers.features import BatchMaker, ModelBatch
 from trainers.history_inputs import Coverage, attach
 from trainers.settings import ModelConfig
 
@@ -14,7 +14,7 @@ MODEL = ModelConfig()
 
 def attached(ids: range, pad_to: int | None = None, **options) -> ModelBatch:
     rows = impressions(ids)
-    return attach(to_model_batch(rows, SCHEMA, MODEL, pad_to), rows, small_store(**options), SCHEMA)
+    return attach(BatchMaker(SCHEMA, MODEL)(rows, pad_to), rows, small_store(**options), SCHEMA)
 
 
 @pytest.mark.parametrize("aggregation", ["mean", "attention"])
@@ -39,7 +39,7 @@ def test_vectors_are_those_of_each_rows_user_and_item_newest_first():
 
 def test_the_batch_is_otherwise_as_it_was():
     rows = impressions(range(12))
-    plain = to_model_batch(rows, SCHEMA, MODEL)
+    plain = BatchMaker(SCHEMA, MODEL)(rows)
     batch = attach(plain, rows, small_store(), SCHEMA)
     assert plain.history is None
     assert batch.kjt is plain.kjt

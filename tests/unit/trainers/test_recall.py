@@ -24,7 +24,7 @@ from recall_support import (
 from synthetic_stream import SCHEMA, impressions
 
 from monitoring.metrics import forgetting, gauc
-from trainers.features import History, to_model_batch
+from trainers.features import BatchMaker, History
 from trainers.held_back import held_back, is_unlearnt, unlearnt
 from trainers.learner import Learner
 from trainers.ranks import Ranks
@@ -64,7 +64,7 @@ class Oracle:
 
     def to_batch(self, rows, pad_to=None):
         self.rows = rows
-        return to_model_batch(rows, SCHEMA, MODEL, pad_to)
+        return BatchMaker(SCHEMA, MODEL)(rows, pad_to)
 
     def predict(self, batch):
         self.asked += 1
@@ -84,7 +84,7 @@ class Life:
     def take(self, batch):
         if self.recall.due(batch):
             self.recall.act(batch)
-        made = to_model_batch(batch.rows, SCHEMA, MODEL)
+        made = BatchMaker(SCHEMA, MODEL)(batch.rows)
         self.recall.learning(batch.rows, self.recall.hold_back(made, batch.rows))
 
     def passes(self, period):
@@ -189,7 +189,7 @@ def test_nothing_held_back_asks_the_model_nothing():
 def test_ids_and_users_decide_who_is_held_back_and_padding_is_not():
     rows = impressions(3, 500)
     recall = Life(CONFIG.model_copy(update={"user_share": 0.3})).recall
-    made = recall.hold_back(to_model_batch(rows, SCHEMA, MODEL, 600), rows)
+    made = recall.hold_back(BatchMaker(SCHEMA, MODEL)(rows, 600), rows)
     users, ids = (rows.column(name).to_numpy() for name in ("user_id", "impression_id"))
     out_B, everyone = is_unlearnt(made), np.unique(users)
     chosen = np.unique(users[out_B])
@@ -198,7 +198,7 @@ def test_ids_and_users_decide_who_is_held_back_and_padding_is_not():
     assert not held_back(np.array([0]) ^ SALT, 0.3)[0], "0 often stands for everyone unknown"
     assert held_back(chosen ^ SALT, 0.3).all()
     assert made.weight_B[500:].sum() == 0 and made.weight_B.sum() == 500 - out_B.sum()
-    again = to_model_batch(rows, SCHEMA, MODEL)
+    again = BatchMaker(SCHEMA, MODEL)(rows)
     assert unlearnt(again, out_B) is not again and again.weight_B.sum() == 500
 
 
@@ -353,7 +353,7 @@ def test_a_sample_keeps_the_histories_that_it_came_with(tmp_path):
             life.recall.act(batch)
         parts = [torch.from_numpy(rng.random((6, 2, 4), np.float32)) for _ in range(2)]
         parts += [torch.from_numpy(rng.random((6, 2), np.float32)) for _ in range(2)]
-        made = replace(to_model_batch(batch.rows, SCHEMA, config.model, 6), history=History(*parts))
+        made = replace(BatchMaker(SCHEMA, config.model)(batch.rows, 6), history=History(*parts))
         life.recall.learning(batch.rows, life.recall.hold_back(made, batch.rows))
         sent.append(parts)
     life.recall.act(few(3, USERS, CLICKS))
