@@ -42,8 +42,9 @@ PREDICTIONS = pa.schema(
 )
 """Columns of a prediction record, whatever the impression schema calls user and item."""
 
-_SCHEMA_MESSAGE = PREDICTIONS.serialize().to_pybytes()
-_END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+_COMPRESSED = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
+"""Column by column: faster than Kafka's compression of the same bytes, and the broker, which
+opens up what Kafka's own compressed, then has half as much to look through."""
 
 Headers = list[tuple[str, bytes]]
 
@@ -181,8 +182,10 @@ def _headers(topic: str, partition: int, rows: pa.RecordBatch, level: str) -> He
 
 
 def _stream(rows: pa.RecordBatch) -> bytes:
-    """``rows`` as an Arrow IPC stream; making a writer for it would take longer than the rest."""
-    return b"".join((_SCHEMA_MESSAGE, rows.serialize(), _END_OF_STREAM))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, PREDICTIONS, options=_COMPRESSED) as writer:
+        writer.write_batch(rows)
+    return sink.getvalue().to_pybytes()
 
 
 def decode_predictions(value: bytes) -> pa.RecordBatch:

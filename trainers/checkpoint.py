@@ -18,15 +18,15 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
-
-from crc32c import crc32c
 
 from errors import UserError
 from streaming.impressions import Position, Positions
+from trainers.checksum import checksum_of
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ FORMAT = 2
 """Of what is written; 1, whose checksums are SHA-256, is read as well."""
 MANIFEST = "manifest.json"
 WRITING = ".writing-"
+
+_UNKNOWN: Mapping[str, str] = MappingProxyType({})
 
 
 class DamagedCheckpoint(Exception):
@@ -100,13 +102,15 @@ class CheckpointStore:
         path.mkdir(parents=True)
         return path
 
-    def commit(self, writing: Path, progress: Progress) -> Checkpoint:
-        """Seal ``writing`` with its manifest and make it current.
+    def commit(
+        self, writing: Path, progress: Progress, checksums: Mapping[str, str] = _UNKNOWN
+    ) -> Checkpoint:
+        """Seal ``writing`` with its manifest and make it current; ``checksums`` as in `seal`.
 
         Raises:
             OSError: something could not be written; the checkpoint is not current.
         """
-        seal(writing, progress)
+        seal(writing, progress, checksums)
         final = self.directory / f"step-{progress.step:012d}"
         if final.exists():  # the same step written again says the same
             shutil.rmtree(final)
@@ -161,13 +165,23 @@ class CheckpointStore:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def seal(directory: Path, progress: Progress, *, durable: bool = True) -> None:
+def seal(
+    directory: Path,
+    progress: Progress,
+    checksums: Mapping[str, str] = _UNKNOWN,
+    *,
+    durable: bool = True,
+) -> None:
     """Write a manifest of the checksums of every file of ``directory``.
 
-    ``durable``: bring all of it to the disk.
+    Args:
+        checksums: of files, by their name in ``directory``, as taken when they were written;
+            the others are read.
+        durable: bring all of it to the disk.
     """
     paths = list(_files(directory))
-    files = {path.relative_to(directory).as_posix(): _CHECKSUMS[FORMAT](path) for path in paths}
+    names = {path.relative_to(directory).as_posix(): path for path in paths}
+    files = {n: checksums.get(n) or _CHECKSUMS[FORMAT](path) for n, path in names.items()}
     body = {"format": FORMAT, "progress": _to_json(progress), "files": files}
     manifest = directory / MANIFEST
     manifest.write_text(json.dumps({"body": body, "sha256": _body_digest(body)}, indent=1))
@@ -219,24 +233,12 @@ def _files(directory: Path) -> Iterator[Path]:
     return (path for path in sorted(directory.rglob("*")) if path.is_file())
 
 
-def _crc32c(path: Path) -> str:
-    """Checksum and length: damage is to be noticed, and nobody deceives us on our own disk.
-
-    A cryptographic hash takes five times as long, of the processors that train.
-    """
-    found, size, block = 0, 0, memoryview(bytearray(1 << 20))
-    with path.open("rb", buffering=0) as file:
-        while read := file.readinto(block):
-            found, size = crc32c(block[:read], found), size + read
-    return f"{found:08x}-{size}"
-
-
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-_CHECKSUMS: dict[int, Callable[[Path], str]] = {1: _sha256, 2: _crc32c}
+_CHECKSUMS: dict[int, Callable[[Path], str]] = {1: _sha256, 2: checksum_of}
 
 
 def _body_digest(body: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,7 +18,6 @@ from trainers.levels import Level
 from trainers.ranks import Ranks
 from trainers.recall import Recall
 from trainers.recall_file import read_recall, write_recall
-from trainers.saver import Write
 
 
 class LevelRecall:
@@ -56,7 +56,7 @@ class LevelRecall:
         self._telemetry.held(self._recall.held)
         return self._recall.recalled()
 
-    def writer(self) -> Write:
+    def writer(self) -> Callable[[Path], None]:
         """Writes what a checkpoint must hold, as it is now."""
         state = self._recall.state()
 

@@ -29,7 +29,6 @@ from trainers.levels import Level
 from trainers.loop import Boundary, Reader
 from trainers.ranks import Ranks
 from trainers.relearning import Relearning
-from trainers.saver import Write
 from trainers.schedule import Schedule
 from trainers.successor import Preparation, Successor, read_preparation, write_preparation
 from trainers.take_over import Announced, TakeOver
@@ -209,7 +208,7 @@ class LevelTransfer:
     def _learn_again(self, window: Sequence[Before]) -> int:
         return self._last_window.learn(window, self._learnt_until())
 
-    def writer(self) -> Write:
+    def writer(self) -> Callable[[Path], None]:
         """Writes what a checkpoint must hold besides the learner, as it is now."""
         tracker, window = self._tracker, list(self._again.kept)
         touched = None if tracker is None else tracker.state()

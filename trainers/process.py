@@ -131,7 +131,8 @@ class Trainer:
         self.stopping = stop_event()
         stack.callback(self._give_up_writing().set)
         self.publisher = Publisher(self.writer, level, self.schema)
-        self.saver = Saver(self.store, self.ranks, self.writer.flush, self._saved)
+        stack.callback(self.publisher.close)
+        self.saver = Saver(self.store, self.ranks, self._durable, self._saved)
         self.reader = stack.enter_context(self._reader(config, kafka))
         stack.callback(self.saver.close)
         self.observer = self._observe(config, stack)
@@ -340,6 +341,11 @@ class Trainer:
         for value, headers in letter.records():
             self.writer.send(self.topics.dead_letter, value, key=letter.key, headers=headers)
 
+    def _durable(self) -> None:
+        """Wait until Kafka has everything that was published so far."""
+        self.publisher.settle()
+        self.writer.flush()
+
     def _snapshot(self) -> Write:
         # The loop takes a snapshot only when the one before has been written.
         state = self._spare = self.learner.snapshot(self._spare)
@@ -351,14 +357,15 @@ class Trainer:
         self._handed_over = self.observer.handed_over()
         self._recalled = self.recall.recalled() if self.recall else None
 
-        def write(directory: Path) -> None:
-            write_state(state, directory, self.ranks.saving)
+        def write(directory: Path) -> dict[str, str]:
+            checksums = write_state(state, directory, self.ranks.saving, direct=True)
             np.savez(_window_path(directory, self.ranks.rank), **window)  # type: ignore[arg-type]
             if seen is not None:
                 write_seen(seen, directory, self.ranks.rank)
             for other in (handed, sampled):
                 if other is not None:
                     other(directory)
+            return checksums
 
         return write
 

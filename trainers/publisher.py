@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,8 @@ class Publisher:
         self._predicted: list[Predicted] = []
         self._count, self._since = 0, 0.0
         self._appended_at: int | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="publisher")
+        self._sending: Future[None] | None = None
 
     def predictions(self, batch: Batch, probability_B: np.ndarray, version: int) -> None:
         """What ``version`` predicted for ``batch``; goes out with the next ones, see `flush`."""
@@ -48,14 +51,35 @@ class Publisher:
             self.flush()
 
     def flush(self) -> None:
-        """Hand the writer what was predicted: a record or more for each source partition."""
+        """Have what was predicted put together and sent: a record or more for each source
+        partition. It waits for the ones before, so that they cannot pile up.
+
+        Raises:
+            KafkaWriteError: the ones before could not be sent.
+        """
         if not self._predicted:
             return
-        rows = prediction_rows(self._predicted, self._schema)
-        self._predicted, self._count = [], 0
+        self.settle()
+        predicted, self._predicted, self._count = self._predicted, [], 0
+        self._sending = self._thread.submit(self._send, predicted, self._appended_at)
+
+    def settle(self) -> None:
+        """Wait until the writer has everything that was flushed; may be called from any thread.
+
+        Raises:
+            KafkaWriteError: it could not be sent.
+        """
+        if self._sending is not None:
+            self._sending.result()
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=True)
+
+    def _send(self, predicted: list[Predicted], appended_at: int | None) -> None:
+        rows = prediction_rows(predicted, self._schema)
         topic = self._level.topic
         for partition, value, headers in encode_rows(
-            rows, topic, level=self._level.name, appended_at=self._appended_at
+            rows, topic, level=self._level.name, appended_at=appended_at
         ):
             key = f"{topic}/{partition}".encode()
             self._writer.send(self._level.predictions, value, key=key, headers=headers)

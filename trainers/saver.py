@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,8 @@ from trainers.ranks import Ranks
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Write = Callable[[Path], None]
+Write = Callable[[Path], Mapping[str, str]]
+"""Writes into a directory; returns checksums that it took of files there, see `checkpoint.seal`."""
 
 
 class SaveError(Exception):
@@ -96,7 +97,8 @@ class Saver:
         writing = self._store.directory / f".writing-{progress.step:012d}"
         self._together(lambda: self._lead(lambda: self._store.begin(progress.step)))
         try:
-            self._together(lambda: write(writing))
+            taken = self._together(lambda: write(writing))
+            checksums = {n: c for share in self._ranks.gather(taken) for n, c in share.items()}
             positions = {
                 p: at for share in self._ranks.gather(progress.positions) for p, at in share.items()
             }
@@ -105,7 +107,9 @@ class Saver:
             whole = replace(
                 progress, positions=positions, impressions=impressions, watermark=watermark
             )
-            return self._together(lambda: self._lead(lambda: self._store.commit(writing, whole)))
+            return self._together(
+                lambda: self._lead(lambda: self._store.commit(writing, whole, checksums))
+            )
         except Exception:
             self._lead(lambda: self._store.discard(writing))
             raise

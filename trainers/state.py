@@ -10,7 +10,11 @@ reading a checkpoint fills these tensors in place. In a checkpoint's directory:
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +25,11 @@ from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed._shard.sharded_tensor.shard import Shard
 from torch.distributed._state_dict_utils import _copy_state_dict, _create_cpu_state_dict
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import (
+    FileSystem,
+    FileSystemReader,
+    FileSystemWriter,
+)
 from torch.distributed.checkpoint.metadata import StorageMeta
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -30,6 +38,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer
 
 from embeddings.resharding import IDS, ROWS, Share, gather_history, place, take_share
+from trainers.direct_file import DirectFile
 
 State = dict[str, torch.Tensor | ShardedTensor]
 Hidden = dict[str, Any]
@@ -92,20 +101,54 @@ def _unfilled(tensor: torch.Tensor | ShardedTensor) -> ShardedTensor:
     )
 
 
+class _DirectFiles(FileSystem):
+    """Writes past the page cache and takes the checksums of what it writes."""
+
+    def __init__(self) -> None:
+        self.checksums: dict[str, str] = {}
+
+    @contextlib.contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[io.IOBase]:
+        if mode != "wb":
+            raise ValueError(f"{path} is for writing")
+        file = DirectFile(Path(path))
+        with io.BufferedWriter(file) as stream:  # a tensor's description comes in many pieces
+            yield stream
+        self.checksums[Path(path).name] = file.checksum
+
+    def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
+        super().rename(path, new_path)
+        self.checksums[Path(new_path).name] = self.checksums.pop(Path(path).name)
+
+
 class _Writer(FileSystemWriter):
     """Says neither where nor when it wrote: the same state is the same bytes."""
+
+    def __init__(self, directory: Path, files: FileSystem) -> None:
+        super().__init__(directory, thread_count=1)
+        self.fs = files
 
     def storage_meta(self) -> StorageMeta:
         return StorageMeta()
 
 
 def write_state(
-    snapshot: Snapshot, directory: Path, process_group: dist.ProcessGroup | None = None
-) -> None:
+    snapshot: Snapshot,
+    directory: Path,
+    process_group: dist.ProcessGroup | None = None,
+    *,
+    direct: bool = False,
+) -> dict[str, str]:
     """Write this rank's part of ``snapshot`` into ``directory``, which exists.
 
     With several ranks all of them must call this, over a gloo ``process_group`` that
     nothing else uses meanwhile.
+
+    Args:
+        direct: past the system's page cache, as nobody is to read it soon.
+
+    Returns:
+        checksums of files by name, as far as they were taken; see `trainers.checkpoint.seal`.
 
     Raises:
         OSError: the disk is full or not writable.
@@ -115,10 +158,11 @@ def write_state(
         _require_finite(name, tensor)
     # A checkpoint's manifest holds a checksum of every file: the archives need none within.
     set_crc32_options(False)
+    files = _DirectFiles() if direct else FileSystem()
     try:
         save(
             snapshot.state,
-            storage_writer=_Writer(directory, thread_count=1),
+            storage_writer=_Writer(directory, files),
             process_group=process_group,
             no_dist=snapshot.world_size == 1,
         )
@@ -128,6 +172,7 @@ def write_state(
         raise OSError(f"could not write the state: {reasons}") from error
     except RuntimeError as error:
         raise OSError(f"could not write the state: {error}") from error
+    return files.checksums if isinstance(files, _DirectFiles) else {}
 
 
 def _require_finite(name: str, tensor: torch.Tensor | ShardedTensor) -> None:

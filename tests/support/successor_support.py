@@ -214,9 +214,10 @@ class Life:
     def _snapshot(self) -> Write:
         state, handed = self.learner.snapshot(), self.transfer.writer()
 
-        def write(directory: Path) -> None:
-            write_state(state, directory)
+        def write(directory: Path) -> dict[str, str]:
+            checksums = write_state(state, directory)
             handed(directory)
+            return checksums
 
         return write
 

@@ -134,5 +134,5 @@ class _Unsaved:
         return None
 
 
-def _write_nothing(directory: object) -> None:
-    pass
+def _write_nothing(directory: object) -> dict[str, str]:
+    return {}

@@ -148,6 +148,24 @@ def test_the_checksum_is_the_one_of_the_standard(tmp_path):
     assert files == {"file": "e3069283-9"}
 
 
+def test_a_checksum_taken_while_writing_is_kept_and_the_file_is_not_read(store, monkeypatch):
+    read = []
+    monkeypatch.setitem(checkpoint._CHECKSUMS, 2, lambda path: read.append(path.name) or "0-0")
+    (writing := store.begin(1)).joinpath("weights").write_bytes(b"123456789")
+    (writing / "window").write_bytes(b"other")
+    path = store.commit(writing, Progress(step=1), {"weights": "e3069283-9"}).path
+    assert read == ["window"]
+    files = json.loads((path / "manifest.json").read_text())["body"]["files"]
+    assert files == {"weights": "e3069283-9", "window": "0-0"}
+
+
+def test_a_file_that_is_not_what_was_to_be_written_is_noticed(store):
+    (writing := store.begin(1)).joinpath("weights").write_bytes(b"123456780")
+    path = store.commit(writing, Progress(step=1), {"weights": "e3069283-9"}).path
+    with pytest.raises(DamagedCheckpoint, match="weights"):
+        verify(path)
+
+
 def test_all_damaged_stays_an_error_at_the_next_start(store):
     alter_manifest(write(store, 2))
     for _ in range(2):

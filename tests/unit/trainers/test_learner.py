@@ -12,6 +12,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from errors import UserError
 from streaming.impressions import Feature, ImpressionSchema
+from trainers.checksum import checksum_of
 from trainers.features import History
 from trainers.held_back import unlearnt
 from trainers.learner import Learner, write_state
@@ -100,6 +101,18 @@ def test_a_snapshot_into_an_earlier_one_holds_what_is_now(uninterrupted, tmp_pat
     snapshot = learner.snapshot(spare)
     learn(learner, STREAM[13:14])  # not what the snapshot holds
     write_state(snapshot, tmp_path)
+    resumed = Learner(config(), SCHEMA)
+    resumed.load(tmp_path)
+    assert learn(resumed, STREAM[13:]) == uninterrupted["results"][13:]
+
+
+def test_a_state_written_past_the_page_cache_is_the_same_state(uninterrupted, tmp_path):
+    learner = Learner(config(), SCHEMA)
+    learn(learner, STREAM[:13])
+    checksums = write_state(learner.snapshot(), tmp_path, direct=True)
+    assert checksums == {n: checksum_of(tmp_path / n) for n in (".metadata", "__0_0.distcp")}
+    usual = uninterrupted["folder"] / "13"
+    assert (tmp_path / "__0_0.distcp").read_bytes() == (usual / "__0_0.distcp").read_bytes()
     resumed = Learner(config(), SCHEMA)
     resumed.load(tmp_path)
     assert learn(resumed, STREAM[13:]) == uninterrupted["results"][13:]

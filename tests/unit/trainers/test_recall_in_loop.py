@@ -89,8 +89,9 @@ class World:
         self.versions[self.loop.progress.step] = self.recall.recalled()
 
         def write(directory):
-            write_state(snapshot, directory)
+            checksums = write_state(snapshot, directory)
             write_recall(sampled, directory, 0, SCHEMA)
+            return checksums
 
         return write
 
