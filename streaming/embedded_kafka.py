@@ -12,15 +12,17 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from errors import UserError
 from streaming.connection import KafkaConfig
+from streaming.kafka_classes import class_cache
 from streaming.kafka_jars import Report, class_path, report_to_stderr
 from streaming.kafka_logging import quiet_kafka_python
 from streaming.kafka_probe import round_trip
@@ -42,6 +44,8 @@ from streaming.kafka_process import (
 
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
+WATCHED_STOP_SECONDS = 120.0
+"""Java writes down what it saw at the end."""
 LOCK_SECONDS = 3.0
 """A broker whose owner was killed needs a moment to die and give up the folder."""
 
@@ -63,6 +67,7 @@ class EmbeddedKafka:
         extra: more of the broker's properties.
         listener: where other machines reach it; None: nobody but this one does.
         report: takes one line when the jars are fetched or ports change.
+        watched_by: Java's options for watching the broker, see `streaming.kafka_classes`.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class EmbeddedKafka:
         extra: dict[str, str] | None = None,
         listener: Listener | None = None,
         report: Report = report_to_stderr,
+        watched_by: Sequence[str] = (),
     ):
         self.data_dir = data_dir.absolute()
         self._heap_mb = heap_mb
@@ -82,6 +88,8 @@ class EmbeddedKafka:
         self._ports: Ports | None = None
         self._process: GuardedProcess | None = None
         self._lock: int | None = None
+        self._watched_by = watched_by
+        self._class_cache: Sequence[str] = ()
 
     @property
     def bootstrap_servers(self) -> str:
@@ -129,16 +137,18 @@ class EmbeddedKafka:
         self._acquire()
         try:
             jars = class_path(self._report)
+            if not self._watched_by:
+                self._class_cache = class_cache(jars, self._watch, self._report)
             self._format(jars)
             self._launch(jars)
         except BaseException:
             self.stop()
             raise
 
-    def stop(self) -> None:
-        """Stop in order and let the data folder go."""
+    def stop(self, grace_seconds: float = STOP_SECONDS) -> None:
+        """Stop in order, kill after ``grace_seconds``, and let the data folder go."""
         if self._process is not None:
-            self._process.stop(STOP_SECONDS)
+            self._process.stop(grace_seconds)
             self._process = None
         if self._lock is not None:
             (self.data_dir / "address").unlink(missing_ok=True)
@@ -210,7 +220,16 @@ class EmbeddedKafka:
         unfinished.rename(final)
 
     def _java(self, jars: str, *main: str) -> list[str]:
-        return java_command(self.data_dir, jars, self._heap_mb, *main)
+        return java_command(self.data_dir, jars, self._heap_mb, self._class_cache, *main)
+
+    def _watch(self, options: list[str]) -> None:
+        """Start and stop a broker like this one, its folder thrown away."""
+        with tempfile.TemporaryDirectory(prefix="ecdctr-kafka-") as folder:
+            broker = EmbeddedKafka(
+                Path(folder), heap_mb=self._heap_mb, report=self._report, watched_by=options
+            )
+            broker.start()
+            broker.stop(WATCHED_STOP_SECONDS)
 
     def _write_files(self, ports: Ports, logs: Path) -> None:
         properties = server_properties(ports, logs, self._listener)
@@ -224,7 +243,7 @@ class EmbeddedKafka:
             self._ports = ports
             seen = self._log_size()
             self._process = GuardedProcess(
-                self._java(jars, "kafka.Kafka", settings),
+                self._java(jars, *self._watched_by, "kafka.Kafka", settings),
                 self.data_dir / "output.log",
                 inherit=[self._lock],
             )

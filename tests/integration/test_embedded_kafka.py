@@ -23,6 +23,7 @@ from errors import UserError
 from streaming import kafka_jars
 from streaming.connection import KafkaConfig
 from streaming.embedded_kafka import EmbeddedKafka
+from streaming.kafka_classes import class_cache
 from streaming.kafka_clients import admin, consumer, producer, resolve
 from streaming.kafka_probe import round_trip
 from streaming.kafka_process import LOOPBACK, GuardedProcess, Listener, free_ports
@@ -106,6 +107,27 @@ def test_it_listens_on_the_loopback_only_and_logs_to_a_file(broker, data_dir):
     }
     assert listening == {LOOPBACK}
     assert "Kafka Server started" in (data_dir / "kafka.log").read_text()
+
+
+def test_java_takes_kafka_s_classes_from_the_cache(broker, data_dir):
+    options = psutil.Process(broker.pid).cmdline()
+    (cache,) = [option for option in options if option.startswith("-XX:AOTCache=")]
+    assert Path(cache.partition("=")[2]).stat().st_size > 1 << 20
+    assert "[aot]" not in (data_dir / "output.log").read_text(), "Java found nothing amiss"
+
+
+def test_a_class_cache_that_java_cannot_use_is_left_alone(tmp_path, monkeypatch):
+    full = kafka_jars.cache_dir()
+    monkeypatch.setenv("ECDCTR_CACHE_DIR", str(tmp_path / "cache"))
+    (own := kafka_jars.cache_dir()).mkdir(parents=True)
+    for jar in kafka_jars.pinned():
+        (own / jar.filename).symlink_to(full / jar.filename)
+    class_cache(kafka_jars.class_path(), lambda options: None, print)  # an empty one
+    (cache,) = own.glob("*.aot")
+    cache.write_bytes(b"no class cache" * 100)
+    with EmbeddedKafka(tmp_path / "kafka") as broker:
+        assert f"-XX:AOTCache={cache}" in psutil.Process(broker.pid).cmdline()
+        assert round_trip(broker.bootstrap_servers)
 
 
 def test_a_second_instance_over_the_same_data_is_refused(broker, data_dir, monkeypatch):
@@ -305,6 +327,8 @@ def test_sasl_settings_are_passed_through(tmp_path, monkeypatch):
             "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_PLAINTEXT"
         ),
         "sasl.enabled.mechanisms": "PLAIN",
+        # With Kafka's pause the reason and the hang-up come at once; kafka-python sees the latter.
+        "connection.failed.authentication.delay.ms": "0",
         "listener.name.sasl.plain.sasl.jaas.config": (
             "org.apache.kafka.common.security.plain.PlainLoginModule required user_ann=secret;"
         ),

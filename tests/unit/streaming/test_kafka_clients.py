@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -98,6 +100,27 @@ def write_address(run_dir, owner_pid, servers="127.0.0.1:7"):
     (run_dir / "kafka").mkdir()
     content = {"bootstrap_servers": servers, "owner_pid": owner_pid}
     (run_dir / "kafka" / "address").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("met", "told"),
+    [
+        (["socket disconnected", "RequestTimedOutError: after 14 ms"], "socket disconnected"),
+        (["RequestTimedOutError: after 14 ms"], "RequestTimedOutError: after 14 ms"),
+        (["SaslAuthenticationFailedError: no", "socket disconnected"], "SaslAuth"),
+    ],
+)
+def test_what_was_met_says_more_than_that_time_ran_out(monkeypatch, met, told):
+    def refused(**settings):
+        for words in met:
+            line = "Bootstrap connection to %s failed: %s (backoff 0.04 secs)"
+            logging.getLogger("kafka.net.manager").warning(line, "bootstrap-0", words)
+        raise KafkaConnectionError("no brokers")
+
+    monkeypatch.setattr("streaming.kafka_clients.wait_for_broker", lambda *_: None)
+    refused.DEFAULT_CONFIG = {}
+    with pytest.raises(UserError, match=re.escape(f"cannot be used: {told}")):
+        _build(refused, KafkaConfig(bootstrap_servers="127.0.0.1:1"), {})
 
 
 def test_the_embedded_kafka_is_found_by_its_address(tmp_path):
