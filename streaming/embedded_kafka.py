@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -222,14 +221,13 @@ class EmbeddedKafka:
     def _java(self, jars: str, *main: str) -> list[str]:
         return java_command(self.data_dir, jars, self._heap_mb, self._class_cache, *main)
 
-    def _watch(self, options: list[str]) -> None:
-        """Start and stop a broker like this one, its folder thrown away."""
-        with tempfile.TemporaryDirectory(prefix="ecdctr-kafka-") as folder:
-            broker = EmbeddedKafka(
-                Path(folder), heap_mb=self._heap_mb, report=self._report, watched_by=options
-            )
-            broker.start()
-            broker.stop(WATCHED_STOP_SECONDS)
+    def _watch(self, folder: Path, options: list[str]) -> None:
+        """Start and stop a broker like this one over ``folder``."""
+        broker = EmbeddedKafka(
+            folder, heap_mb=self._heap_mb, report=self._report, watched_by=options
+        )
+        broker.start()
+        broker.stop(WATCHED_STOP_SECONDS)
 
     def _write_files(self, ports: Ports, logs: Path) -> None:
         properties = server_properties(ports, logs, self._listener)

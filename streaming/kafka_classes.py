@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -16,8 +18,10 @@ from pathlib import Path
 from errors import UserError
 from streaming.kafka_jars import Report, cache_dir, locked
 
-Watched = Callable[[list[str]], None]
-"""Starts a broker with these options of Java, and stops it again."""
+Watched = Callable[[Path, list[str]], None]
+"""Starts a broker over this folder with these options of Java, and stops it again."""
+
+_FOLDER = ".preparing-"
 
 
 def class_cache(jars: str, watched: Watched, report: Report) -> list[str]:
@@ -46,11 +50,13 @@ def _path(jars: str) -> Path:
 
 def _make(path: Path, watched: Watched, report: Report) -> None:
     report("preparing Apache Kafka for quicker starts (once, some ten seconds)")
-    written = path.with_suffix(".writing")
-    written.unlink(missing_ok=True)
-    watched([f"-XX:AOTCacheOutput={written}"])
-    if written.exists():
-        written.replace(path)
-    else:
-        report("Apache Kafka starts as before: Java kept nothing")
-        path.touch()  # empty: not to be tried again
+    for left_by_a_kill in path.parent.glob(f"{_FOLDER}*"):
+        shutil.rmtree(left_by_a_kill, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_FOLDER, dir=path.parent) as folder:
+        written = Path(folder) / path.name
+        watched(Path(folder) / "kafka", [f"-XX:AOTCacheOutput={written}"])
+        if written.exists():
+            written.replace(path)
+        else:
+            report("Apache Kafka starts as before: Java kept nothing")
+            path.touch()  # empty: not to be tried again

@@ -122,7 +122,7 @@ def test_a_class_cache_that_java_cannot_use_is_left_alone(tmp_path, monkeypatch)
     (own := kafka_jars.cache_dir()).mkdir(parents=True)
     for jar in kafka_jars.pinned():
         (own / jar.filename).symlink_to(full / jar.filename)
-    class_cache(kafka_jars.class_path(), lambda options: None, print)  # an empty one
+    class_cache(kafka_jars.class_path(), lambda *_: None, print)  # an empty one
     (cache,) = own.glob("*.aot")
     cache.write_bytes(b"no class cache" * 100)
     with EmbeddedKafka(tmp_path / "kafka") as broker:

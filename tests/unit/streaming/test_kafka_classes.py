@@ -19,7 +19,8 @@ class Java:
         self.written = written
         self.watched = 0
 
-    def __call__(self, options: list[str]) -> None:
+    def __call__(self, folder: Path, options: list[str]) -> None:
+        folder.mkdir()
         (option,) = options
         name, path = option.split("=")
         assert name == "-XX:AOTCacheOutput"
@@ -62,16 +63,16 @@ def test_a_java_that_keeps_nothing_is_asked_once():
     assert java.watched == 1 and "starts as before" in lines[-1]
 
 
-def test_what_a_kill_left_is_not_taken_for_whole(folder):
-    path = Path(class_cache(JARS, Java(), print)[0].split("=")[1])
-    path.unlink()
-    path.with_suffix(".writing").write_bytes(b"half")
-    assert class_cache(JARS, Java(written=None), print) == []
-    assert path.read_bytes() == b""
+def test_what_a_kill_left_is_removed(folder):
+    left = folder / ".preparing-killed" / "kafka"
+    left.mkdir(parents=True)
+    (left / "classes.aot").write_bytes(b"half")
+    class_cache(JARS, Java(), print)
+    assert sorted(path.suffix for path in folder.iterdir()) == [".aot", ".lock"]
 
 
 def test_a_broker_that_does_not_start_is_not_this_one_s_fault():
-    def failing(options: list[str]) -> None:
+    def failing(folder: Path, options: list[str]) -> None:
         raise UserError("the embedded Kafka ended at once")
 
     assert class_cache(JARS, failing, print) == []
@@ -92,10 +93,10 @@ def test_of_two_at_once_one_makes_it_and_the_other_waits(folder):
     java, lines, found = Java(), [], []
     inside, go_on = threading.Event(), threading.Event()
 
-    def slow(options: list[str]) -> None:
+    def slow(folder: Path, options: list[str]) -> None:
         inside.set()
         assert go_on.wait(30)
-        java(options)
+        java(folder, options)
 
     def report(line: str) -> None:
         lines.append(line)
