@@ -26,7 +26,9 @@ from benchmarks.report import median, publish, spread
 from benchmarks.workload import BATCH, Log, broker, hold, write_log
 from streaming.connection import KafkaConfig
 from streaming.impressions import Batch
+from streaming.reader_process import ReaderProcess
 from trainers.host_memory import keep_freed_memory
+from trainers.host_threads import wake_promptly
 from trainers.learner import Learner
 from trainers.levels import level
 from trainers.process import Trainer
@@ -41,15 +43,17 @@ def main() -> None:
     parser.add_argument("--checkpoint-every", type=int, default=every, help="batches")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
+    readers = [ReaderProcess.fork() for _ in range(options.rounds)]  # before there are threads
     keep_freed_memory()  # as `ecdctr train` does; here for all three
+    wake_promptly()
     with broker() as (kafka, folder):
         log = write_log(kafka, options.batches * BATCH)
         batches = hold(log, options.batches)
         streams: list[float] = []
         stalls: list[float] = []
         beside = [alone(log, batches)]
-        for i in range(options.rounds):
-            rate, stall = stream(log, kafka, folder, options.checkpoint_every)
+        for i, reader in enumerate(readers):
+            rate, stall = stream(log, kafka, folder, options.checkpoint_every, reader)
             streams.append(rate)
             stalls.append(stall)
             beside.append(alone(log, batches))
@@ -105,11 +109,13 @@ def plain(log: Log, held: list[Batch]) -> float:
     return _rate(times, [len(batch) for batch in held])
 
 
-def stream(log: Log, kafka: KafkaConfig, folder: Path, every: int) -> tuple[float, float]:
+def stream(
+    log: Log, kafka: KafkaConfig, folder: Path, every: int, reader: ReaderProcess
+) -> tuple[float, float]:
     """Impressions a second of the whole trainer, and the share that checkpoints took."""
     config = log.fresh(folder, checkpoint={"every_batches": every, "keep": 1})
     with contextlib.ExitStack() as stack:
-        trainer = Trainer(config, level("actr", config), kafka, True, stack)
+        trainer = Trainer(config, level("actr", config), kafka, True, stack, reader)
         watch = _Clock(trainer)
         trainer.run()
     shutil.rmtree(config.run_dir)  # its memory is used again, as a trainer's own next checkpoint's

@@ -157,6 +157,11 @@ class ImpressionSchema(Section):
             fixed + [pa.field(f.name, f.arrow_type(), nullable=f.optional) for f in self.features]
         )
 
+    @property
+    def essentials(self) -> tuple[str, ...]:
+        """The columns that say which impression it was, of whom and what, and what came of it."""
+        return (*REQUIRED, self.user, self.item)
+
     def empty(self) -> pa.RecordBatch:
         """No impression at all, in the canonical schema."""
         return pa.RecordBatch.from_pylist([], schema=self.arrow)
@@ -196,7 +201,7 @@ class SourceRows:
 class Batch:
     """B impressions of one topic in the log's order, ready to be predicted and learnt."""
 
-    rows: pa.RecordBatch  # canonical schema, B rows
+    rows: pa.RecordBatch  # canonical schema, or those columns of it that were asked for; B rows
     source: SourceRows
     positions: Positions  # after this batch, for every partition that is read
     watermark: int  # greatest event time read so far, ms

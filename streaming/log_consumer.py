@@ -76,7 +76,7 @@ class LogConsumer:
             isolation_level="read_committed",
             # An empty partition's fetch must not hold up one that was just resumed.
             fetch_max_wait_ms=POLL_MS,
-            max_partition_fetch_bytes=2 << 20,
+            max_partition_fetch_bytes=4 << 20,
             request_timeout_ms=15_000,
             metrics_enabled=False,
             **more,

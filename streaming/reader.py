@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,7 +10,9 @@ from streaming.dead_letters import DeadLetter
 from streaming.impressions import Batch, ImpressionSchema, Position, Positions
 from streaming.log_gap import Gap, LogGapError, LogTruncatedError
 from streaming.reader_config import ReaderConfig
-from streaming.reader_thread import Assignment, Counts, Prepare, ReaderThread, Shared
+from streaming.reader_process import Order, ReaderProcess
+from streaming.reader_thread import Assignment, Counts, Finish, Prepare, Shared
+from streaming.receiver_thread import ReceiverThread
 
 __all__ = [
     "Counts",
@@ -53,7 +54,12 @@ class LogReader:
         dead_letters: takes what cannot be used, in the reader's thread, before any
             position passes it: flush where it writes before saving positions.
         group_id: consumer group for :meth:`commit`; None: do not commit.
-        prepare: makes `Batch.prepared` of batches' rows, in the reader's thread.
+        columns: columns that batches are to have, once they are prepared; None: all.
+        prepare: makes `Batch.prepared` of batches' rows, where they are read.
+        finish: does what is left to do to a batch before it is delivered, in a thread of
+            this process.
+        process: where to read; None: in a thread of this process. What is read is the
+            same. `prepare` is pickled to get there; it is closed with the reader.
     """
 
     def __init__(
@@ -71,16 +77,22 @@ class LogReader:
         until_end: bool = False,
         group_id: str | None = None,
         config: ReaderConfig = DEFAULT_CONFIG,
+        columns: tuple[str, ...] | None = None,
         prepare: Prepare | None = None,
+        finish: Finish | None = None,
+        process: ReaderProcess | None = None,
     ) -> None:
         self._shared = Shared()
         self._delivered: Positions | None = None
         self._watermark = watermark
         what = Assignment(
-            topic, batch_size, rank, world_size, start, watermark, until_end, group_id
+            topic, batch_size, rank, world_size, start, watermark, until_end, group_id, columns
         )
-        self._thread = ReaderThread(
-            kafka, what, schema, config, dead_letters, self._shared, prepare
+        order = Order(kafka, what, schema, config, prepare)
+        self._thread = (
+            order.thread(dead_letters, self._shared, finish)
+            if process is None
+            else ReceiverThread(process, order, dead_letters, self._shared, finish)
         )
         self._thread.start()
 
@@ -133,18 +145,12 @@ class LogReader:
         return Lag(records, max(0, behind) / 1_000)
 
     def commit(self, positions: Positions) -> None:
-        """Tell lag dashboards how far we are; done later by the reader's thread, never fatal."""
-        with self._shared.changed:
-            self._shared.commit = dict(positions)
-            self._shared.changed.notify_all()
+        """Tell lag dashboards how far we are; done later where the log is read, never fatal."""
+        self._thread.commit(positions)
 
     def close(self) -> None:
         """Stop reading; returns within two seconds, whatever the broker does."""
-        with self._shared.changed:
-            self._shared.stopping = True
-            self._shared.changed.notify_all()
-        if self._thread is not threading.current_thread():
-            self._thread.join(_CLOSE_SECONDS)
+        self._thread.close(_CLOSE_SECONDS)
 
     def __enter__(self) -> LogReader:
         return self

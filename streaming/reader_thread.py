@@ -41,6 +41,9 @@ _LOOK_SECONDS = 10.0  # between two looks at the log's end, while it is far away
 Prepare = Callable[[pa.RecordBatch], Any]
 """Makes `Batch.prepared` of a batch's rows."""
 
+Finish = Callable[[Batch], Batch]
+"""What is left to do to a batch by the process that learns from it."""
+
 
 @dataclass(frozen=True)
 class Assignment:
@@ -54,6 +57,8 @@ class Assignment:
     watermark: int
     until_end: bool
     group_id: str | None
+    columns: tuple[str, ...] | None
+    """Columns of the batches; None: all."""
 
 
 @dataclass
@@ -103,6 +108,7 @@ class ReaderThread(threading.Thread):
         dead_letters: Callable[[DeadLetter], None],
         shared: Shared,
         prepare: Prepare | None = None,
+        finish: Finish | None = None,
     ) -> None:
         super().__init__(name=f"reader of {what.topic}", daemon=True)
         self._kafka = kafka
@@ -111,7 +117,7 @@ class ReaderThread(threading.Thread):
         self._config = config
         self._dead_letters = dead_letters
         self._shared = shared
-        self._prepare = prepare
+        self._prepare, self._finish = prepare, finish
         self._counts = shared.counts
         self._recent = RecentIds(config.duplicate_window) if config.duplicate_window else None
         self._silence = Silence(config.idle_partition_seconds)
@@ -138,6 +144,20 @@ class ReaderThread(threading.Thread):
             with self._shared.changed:
                 self._shared.error = error
                 self._shared.changed.notify_all()
+
+    def commit(self, positions: Positions) -> None:
+        """Have the dashboards' copy of our position follow, later."""
+        with self._shared.changed:
+            self._shared.commit = dict(positions)
+            self._shared.changed.notify_all()
+
+    def close(self, seconds: float) -> None:
+        """Stop, and wait for it that long at the most."""
+        with self._shared.changed:
+            self._shared.stopping = True
+            self._shared.changed.notify_all()
+        if self is not threading.current_thread():
+            self.join(seconds)
 
     def _connect(self) -> LogConsumer:
         return LogConsumer(
@@ -262,10 +282,14 @@ class ReaderThread(threading.Thread):
         if self._recent is not None:
             ids = stretch.rows.column(IMPRESSION_ID).to_numpy()
             self._counts.duplicates += self._recent.count(ids)
-        prepare = self._prepare
-        if prepare is None:
-            return stretch.batches
-        return [replace(batch, prepared=prepare(batch.rows)) for batch in stretch.batches]
+        return list(map(self._finished, stretch.batches))
+
+    def _finished(self, batch: Batch) -> Batch:
+        if self._prepare is not None:
+            batch = replace(batch, prepared=self._prepare(batch.rows))
+        if self._what.columns is not None:
+            batch = replace(batch, rows=batch.rows.select(self._what.columns))
+        return batch if self._finish is None else self._finish(batch)
 
     def _look_ahead(self) -> None:
         """What event time has the log come to, where we are not yet?"""

@@ -77,7 +77,7 @@ class Learner:
 
     def __init__(self, config: LevelConfig, schema: ImpressionSchema) -> None:
         self.config, self.schema = config, schema
-        self._make = BatchMaker(schema, config.model)
+        self.make = BatchMaker(schema, config.model)
         self.place = join(config.device)
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -95,7 +95,7 @@ class Learner:
 
     def to_batch(self, rows: pa.RecordBatch, pad_to: int | None = None) -> ModelBatch:
         """Canonical ``rows`` as this model reads them; ranks need batches of one size."""
-        return self._make(rows, pad_to)
+        return self.make(rows, pad_to)
 
     def step(self, batch: ModelBatch) -> tuple[np.ndarray, float]:
         """Predict ``batch`` with what is known, then learn it.

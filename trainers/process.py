@@ -8,10 +8,12 @@ import os
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from prometheus_client import CollectorRegistry
 
 from config import Config
@@ -27,6 +29,7 @@ from streaming.dead_letters import DeadLetter
 from streaming.impressions import Batch
 from streaming.kafka_clients import one_line, resolve
 from streaming.reader import LogReader
+from streaming.reader_process import ReaderProcess
 from streaming.topic_admin import create_topics
 from streaming.writer import RecordWriter
 from trainers.boundaries import Boundaries
@@ -35,6 +38,7 @@ from trainers.control import schedule_of
 from trainers.features import ModelBatch
 from trainers.history_feed import MARK, feed_of
 from trainers.host_memory import keep_freed_memory
+from trainers.host_threads import wake_promptly
 from trainers.last_window import Before
 from trainers.learner import Learner
 from trainers.level_recall import recall_of
@@ -61,19 +65,28 @@ PATIENCE_SECONDS = 20.0
 _LOST_PEER = re.compile(r"gloo|peer|[Ss]ocket|NCCL|Timed out")
 
 
-def train(config: Config, name: str, *, until_end: bool = False) -> Progress:
+def train(
+    config: Config,
+    name: str,
+    *,
+    until_end: bool = False,
+    reading: ReaderProcess | None = None,
+) -> Progress:
     """Run a level until it is told to stop or, with ``until_end``, until the log ends.
+
+    ``reading``: where the log is read; None: in a thread of this process.
 
     Raises:
         UserError: whatever the person at the terminal can put right.
     """
     keep_freed_memory()
+    wake_promptly()
     kafka = resolve(config.kafka, config.run_dir)
     create_topics(kafka, config.topics)
     level = find_level(name, config)
     shared_batch(level.config.batch_size, _launched_ranks())  # before ranks meet: all refuse
     with _naming_lost_ranks(), contextlib.ExitStack() as stack:
-        trainer = Trainer(config, level, kafka, until_end, stack)
+        trainer = Trainer(config, level, kafka, until_end, stack, reading)
         progress = trainer.run()
     if (failed := trainer.failed) is not None:
         raise UserError(
@@ -111,6 +124,7 @@ class Trainer:
         kafka: KafkaConfig,
         until_end: bool,
         stack: contextlib.ExitStack,
+        reading: ReaderProcess | None = None,
     ) -> None:
         self.level, self.schema = level, config.impressions
         self.until_end, self.topics = until_end, config.topics
@@ -133,7 +147,7 @@ class Trainer:
         self.publisher = Publisher(self.writer, level, self.schema)
         stack.callback(self.publisher.close)
         self.saver = Saver(self.store, self.ranks, self._durable, self._saved)
-        self.reader = stack.enter_context(self._reader(config, kafka))
+        self.reader = stack.enter_context(self._reader(config, kafka, reading))
         stack.callback(self.saver.close)
         self.observer = self._observe(config, stack)
         self.schedule = schedule_of(
@@ -177,21 +191,20 @@ class Trainer:
         log.info("going on from %s, %d impressions", found.path, found.progress.impressions)
         return found, share_of(found.progress, self.ranks)
 
-    def _reader(self, config: Config, kafka: KafkaConfig) -> LogReader:
+    def _reader(
+        self, config: Config, kafka: KafkaConfig, reading: ReaderProcess | None
+    ) -> LogReader:
         return LogReader(
             kafka,
             self.level.topic,
             self.schema,
-            batch_size=self.rank_batch,
             dead_letters=self._bury,
-            rank=self.ranks.rank,
-            world_size=self.ranks.size,
             start=self.progress.positions if self.resumed else None,
             watermark=self.progress.watermark,
             until_end=self.until_end,
             group_id=f"ecdctr-{self.level.name}",
-            config=config.reader,
-            prepare=self._prepare,  # beside learning, not before it
+            process=reading,
+            **self._reading(config),
         )
 
     def _reader_again(self, config: Config, kafka: KafkaConfig, before: Before) -> LogReader:
@@ -200,16 +213,26 @@ class Trainer:
             kafka,
             self.level.topic,
             self.schema,
-            batch_size=self.rank_batch,
             dead_letters=lambda letter: None,
-            rank=self.ranks.rank,
-            world_size=self.ranks.size,
             start=before.positions,
             watermark=before.watermark,
             until_end=True,
-            config=config.reader,
-            prepare=self._prepare,
+            **self._reading(config),
         )
+
+    def _reading(self, config: Config) -> dict[str, Any]:
+        """How this rank reads; batches are made ready beside learning, not before it."""
+        # TPM's snapshots and held-back samples look at the features once more.
+        whole = self.level.snapshots or self.recall
+        return {
+            "columns": None if whole else self.schema.essentials,
+            "batch_size": self.rank_batch,
+            "rank": self.ranks.rank,
+            "world_size": self.ranks.size,
+            "config": config.reader,
+            "prepare": partial(self.learner.make.arrays, pad_to=self._padded),
+            "finish": self._finished,
+        }
 
     def _observe(self, config: Config, stack: contextlib.ExitStack) -> Observer:
         telemetry = TrainerTelemetry(self.registry, self.level.name, self.ranks.rank)
@@ -327,15 +350,19 @@ class Trainer:
 
     def _ready(self, batch: Batch | None) -> ModelBatch:
         rows = self.schema.empty() if batch is None else batch.rows
-        made: ModelBatch = self._alone(rows) if batch is None else batch.prepared
+        made = self.learner.to_batch(rows, self._padded) if batch is None else batch.prepared
         return self.history.attach(made, rows) if self.history else made
 
-    def _prepare(self, rows: pa.RecordBatch) -> ModelBatch:
-        made = self._alone(rows)
-        return self.recall.hold_back(made, rows) if self.recall else made
+    def _finished(self, batch: Batch) -> Batch:
+        made = self.learner.make.of(batch.prepared)
+        if self.recall is not None:
+            made = self.recall.hold_back(made, batch.rows)
+        return replace(batch, prepared=made)
 
-    def _alone(self, rows: pa.RecordBatch) -> ModelBatch:
-        return self.learner.to_batch(rows, self.rank_batch if self.ranks.size > 1 else None)
+    @property
+    def _padded(self) -> int | None:
+        """Ranks need batches of one size."""
+        return self.rank_batch if self.ranks.size > 1 else None
 
     def _bury(self, letter: DeadLetter) -> None:
         for value, headers in letter.records():

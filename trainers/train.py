@@ -34,6 +34,9 @@ def command(
     torchrun --nproc-per-node 2 -m cli train actr.
     """
     end_at_once()
+    from streaming.reader_process import ReaderProcess
+
+    reading = ReaderProcess.fork()  # before there are threads, and without TorchRec's memory
     # TorchRec takes seconds to import: only now, when all else was found in order.
     from trainers.process import train
 
@@ -44,4 +47,4 @@ def command(
     if flags:
         settings = getattr(config, level).model_copy(update=flags)
         config = config.model_copy(update={level: settings})
-    train(config, level, until_end=until_end)
+    train(config, level, until_end=until_end, reading=reading)

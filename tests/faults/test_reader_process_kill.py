@@ -1,0 +1,38 @@
+"""kill -9 of the process that reads for a trainer: the end is the same to the last bit."""
+
+from __future__ import annotations
+
+import psutil
+import pytest
+from trainer_support import assert_same_end, wait_until
+
+
+def reading_for(pid: int) -> psutil.Process:
+    (child,) = psutil.Process(pid).children()
+    return child
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("step", [0, 60, 150])
+def test_the_trainer_reads_on_by_itself(make_home, undisturbed, step):
+    home = make_home()
+    life = home.live()
+    wait_until(lambda: psutil.Process(life.pid).children(), 60, "the process that reads")
+    reading = reading_for(life.pid)
+    wait_until(lambda: home.reached() >= step, 60, f"step {step}")
+    reading.kill()
+    assert life.end() == 0, life.said()
+    assert "reader's process ended with status -9" in life.said()
+    assert_same_end(home, undisturbed)
+
+
+@pytest.mark.timeout(120)
+def test_it_does_not_outlive_a_killed_trainer(make_home):
+    home = make_home()
+    life = home.live()
+    wait_until(lambda: home.reached() >= 10, 60, "some steps")
+    reading = reading_for(life.pid)
+    psutil.Process(life.pid).kill()
+    life.end()
+    gone, _ = psutil.wait_procs([reading], timeout=10)
+    assert gone or reading.status() == psutil.STATUS_ZOMBIE
