@@ -142,7 +142,9 @@ class ReaderProcess:
 
     def __init__(self, pid: int, to: int, back: int) -> None:
         self.pid = pid
-        self._to, self._back = to, back
+        self._to: int | None = to
+        self._back = back
+        self._telling = threading.Lock()  # a descriptor that was closed may be another's by now
         self._ended = False
 
     @classmethod
@@ -165,13 +167,17 @@ class ReaderProcess:
     def begin(self, order: Order) -> None:
         """
         Raises:
-            BrokenPipeError: the process was killed.
+            BrokenPipeError: the process was killed, or told to end.
         """
-        send(self._to, order)
+        with self._telling:
+            if self._to is None:
+                raise BrokenPipeError
+            send(self._to, order)
 
     def commit(self, positions: Positions) -> None:
-        with suppress(OSError):  # whoever receives from it finds out
-            send(self._to, positions)
+        with self._telling, suppress(BrokenPipeError):  # whoever receives from it finds out
+            if self._to is not None:
+                send(self._to, positions)
 
     def receive(self) -> DeadLetter | News | Failure:
         """
@@ -184,9 +190,10 @@ class ReaderProcess:
 
     def end(self) -> None:
         """Tell it to end; it does so within a second or so, and then `receive` says so."""
-        if self._to >= 0:
-            descriptor, self._to = self._to, -1
-            os.close(descriptor)
+        with self._telling:
+            if self._to is not None:
+                os.close(self._to)
+            self._to = None
 
     def wait(self) -> int:
         """Tell it to end and wait for it; its exit status, negative for a signal."""

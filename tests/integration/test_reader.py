@@ -9,12 +9,17 @@ from collections.abc import Iterator
 
 import pytest
 from kafka import TopicPartition
-from kafka.errors import (
-    CoordinatorLoadInProgressError,
-    CoordinatorNotAvailableError,
-    NotCoordinatorError,
+from log_support import (
+    SCHEMA,
+    START_MS,
+    commits_arrive,
+    contents,
+    drain,
+    ids,
+    impressions,
+    own_topics,
+    write_log,
 )
-from log_support import SCHEMA, START_MS, contents, drain, ids, impressions, own_topics, write_log
 from tests_support import eventually
 
 from errors import UserError
@@ -31,11 +36,6 @@ from streaming.topics import TopicsConfig
 from streaming.writer import KafkaWriteError, RecordWriter
 
 PROMPT = ReaderConfig(idle_partition_seconds=0.4)
-COORDINATOR_NOT_READY = (  # of a new broker
-    CoordinatorLoadInProgressError,
-    CoordinatorNotAvailableError,
-    NotCoordinatorError,
-)
 
 
 @pytest.fixture(scope="module")
@@ -299,17 +299,7 @@ def test_commits_follow_for_dashboards_and_are_not_read_back(kafka, topics, writ
     with read(kafka, topics.ad, group_id=group) as reader:
         batches = drain(reader)
 
-        def committed() -> bool:
-            reader.commit(batches[-1].positions)
-            with contextlib.closing(kafka_clients.admin(kafka)) as client:
-                try:
-                    offsets = client.list_group_offsets([group])[group]
-                except COORDINATOR_NOT_READY:
-                    return False
-            found = {tp.partition: meta.offset for tp, meta in offsets.items()}
-            return found == {p: pos.offset for p, pos in batches[-1].positions.items()}
-
-        eventually(committed, 15, "the commit")
+        eventually(lambda: commits_arrive(kafka, reader, group, batches[-1]), 15, "the commit")
     with read(kafka, topics.ad, group_id=group) as reader:
         assert len(ids(drain(reader))) == 200
 

@@ -5,11 +5,19 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from contextlib import closing
 
 import numpy as np
 import pyarrow as pa
+from kafka.errors import (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    NotCoordinatorError,
+)
 
+from streaming import kafka_clients
 from streaming.codec import encode
+from streaming.connection import KafkaConfig
 from streaming.impressions import Batch, Feature, ImpressionSchema
 from streaming.reader import LogReader
 from streaming.topics import TopicsConfig
@@ -24,6 +32,11 @@ SCHEMA = ImpressionSchema(
     )
 )
 START_MS = 1_700_000_000_000
+_COORDINATOR_NOT_READY = (  # of a new broker
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    NotCoordinatorError,
+)
 FOREVER_HOURS = 1_000_000  # event times are years ago, and Kafka's retention goes by them
 
 
@@ -115,3 +128,15 @@ def contents(batches: Iterable[Batch]) -> list[list[tuple[int, int, int, int]]]:
 
 def ids(batches: Iterable[Batch]) -> list[int]:
     return [i for batch in batches for i in batch.rows.column("impression_id").to_pylist()]
+
+
+def commits_arrive(kafka: KafkaConfig, reader: LogReader, group: str, last: Batch) -> bool:
+    """Commit ``last``; whether Kafka says of ``group`` by now that it got there."""
+    reader.commit(last.positions)
+    with closing(kafka_clients.admin(kafka)) as client:
+        try:
+            offsets = client.list_group_offsets([group])[group]
+        except _COORDINATOR_NOT_READY:
+            return False
+    found = {tp.partition: meta.offset for tp, meta in offsets.items()}
+    return found == {p: position.offset for p, position in last.positions.items()}
