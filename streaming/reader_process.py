@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NoReturn
 
 import pyarrow as pa
@@ -120,6 +121,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
+        error.add_note("".join(["In the process that reads: ", *traceback.format_exception(error)]))
         found = cls(type(error), error.args, dict(error.__dict__))
         try:
             pickle.loads(pickle.dumps(found))
@@ -150,8 +152,9 @@ class ReaderProcess:
     @classmethod
     def fork(cls) -> ReaderProcess:
         (there, to), (back, home) = open_pipe(), open_pipe()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            with suppress(OSError, ValueError):  # or what waits there would be printed twice
+                stream.flush()
         with warnings.catch_warnings():
             # NumPy's BLAS has threads from its import on, and sees to them in a fork.
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -271,12 +274,7 @@ def _tell(sender: _Sender, shared: Shared) -> None:
     while True:
         over = told is not None and told.ended
         with shared.changed:
-            shared.changed.wait_for(
-                lambda: (
-                    shared.batches or shared.error or shared.stopping or (shared.ended and not over)  # noqa: B023
-                ),
-                _NEWS_SECONDS,
-            )
+            shared.changed.wait_for(partial(_due, shared, over), _NEWS_SECONDS)
             if shared.stopping:
                 return
             batch = shared.batches.popleft() if shared.batches else None
@@ -291,6 +289,12 @@ def _tell(sender: _Sender, shared: Shared) -> None:
         elif news != told:
             sender.send(news)
             told = news
+
+
+def _due(shared: Shared, over: bool) -> bool:
+    """``over``: that reading has ended was told."""
+    ended = shared.ended and not over
+    return bool(shared.batches or shared.error or shared.stopping or ended)
 
 
 def _news(shared: Shared) -> News:

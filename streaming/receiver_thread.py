@@ -15,6 +15,7 @@ from streaming.reader_thread import Finish, Shared
 
 log = logging.getLogger(__name__)
 
+_KILLED_SECONDS = 0.4
 _AHEAD = 2
 """Batches held here; the other process and the pipe hold more."""
 
@@ -73,7 +74,7 @@ class ReceiverThread(threading.Thread):
         self.join(seconds)
         if self.is_alive():
             self._process.kill()
-            self.join(seconds)
+            self.join(_KILLED_SECONDS)
 
     def _over(self) -> bool:
         return self._shared.stopping or self._shared.error is not None
