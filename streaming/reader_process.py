@@ -3,9 +3,9 @@
 Python runs one thread of a process at a time. In the trainer's process the reader's thread
 therefore takes its time from the model's, even where a processor is idle.
 
-What is sent, over one pipe each way: first an :class:`Order`, then positions to commit; back
-come dead letters, news with or without a batch, and what ended the reading. Order is kept,
-so a letter is here before any batch whose positions pass it.
+What is sent, over one pipe each way: first an :class:`Order`, then positions to commit, and
+None for the end; back come dead letters, news with or without a batch, and what ended the
+reading. Order is kept, so a letter is here before any batch whose positions pass it.
 """
 
 from __future__ import annotations
@@ -195,6 +195,8 @@ class ReaderProcess:
         """Tell it to end; it does so within a second or so, and then `receive` says so."""
         with self._telling:
             if self._to is not None:
+                with suppress(BrokenPipeError):
+                    send(self._to, None)  # other forks may hold the pipe open
                 os.close(self._to)
             self._to = None
 
@@ -235,7 +237,8 @@ def _serve(orders: int, home: int) -> NoReturn:
 
 def _read(orders: int, home: int) -> None:
     order = receive(orders)
-    assert isinstance(order, Order)
+    if not isinstance(order, Order):
+        return  # the end, before anything was asked for
     sender = _Sender(home)
     shared = Shared()
     thread = order.thread(sender.send, shared)
@@ -247,8 +250,8 @@ def _read(orders: int, home: int) -> None:
 
 def _obey(orders: int, shared: Shared) -> NoReturn:
     with suppress(EOFError):
-        while True:
-            positions: Any = receive(orders)
+        while (positions := receive(orders)) is not None:
+            assert isinstance(positions, dict)
             with shared.changed:
                 shared.commit = positions
                 shared.changed.notify_all()

@@ -13,13 +13,12 @@ def reading_for(pid: int) -> psutil.Process:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("step", [0, 60, 150])
-def test_the_trainer_reads_on_by_itself(make_home, undisturbed, step):
+def test_the_trainer_reads_on_by_itself(make_home, undisturbed):
     home = make_home()
     life = home.live()
     wait_until(lambda: psutil.Process(life.pid).children(), 60, "the process that reads")
     reading = reading_for(life.pid)
-    wait_until(lambda: home.reached() >= step, 60, f"step {step}")
+    wait_until(lambda: home.reached() >= 60, 60, "some steps")
     reading.kill()
     assert life.end() == 0, life.said()
     assert "reader's process ended with status -9" in life.said()
