@@ -23,6 +23,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pyarrow as pa
@@ -41,6 +42,7 @@ from streaming.reader_thread import (
     Shared,
 )
 
+NAME = "ecdctr-reader"
 _NEWS_SECONDS = 0.2  # between two looks at whether there is news without a batch
 _NICE = 10
 """Behind the model's threads where there is nothing to spare: batches are ready long before they
@@ -225,6 +227,8 @@ def _serve(orders: int, home: int) -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.nice(_NICE)
+        with suppress(OSError):  # what `ps -o comm` and `top` call it, on Linux
+            Path("/proc/self/comm").write_text(NAME)
         _read(orders, home)
         status = 0
     except (EOFError, BrokenPipeError):

@@ -49,7 +49,7 @@ class ReceiverThread(threading.Thread):
         status = self._process.wait()
         if not self._over():
             log.warning(
-                "the reader's process ended with status %d; this one reads on, more slowly", status
+                "the reader's process ended with status %d; the trainer reads on by itself", status
             )
             self._rest().thread(self._dead_letters, self._shared, self._finish).run()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from config import Config, configured
@@ -36,7 +38,8 @@ def command(
     end_at_once()
     from streaming.reader_process import ReaderProcess
 
-    reading = ReaderProcess.fork()  # before there are threads, and without TorchRec's memory
+    # Before there are threads, and without TorchRec's memory. macOS' own libraries bear no fork.
+    reading = ReaderProcess.fork() if sys.platform == "linux" else None
     # TorchRec takes seconds to import: only now, when all else was found in order.
     from trainers.process import train
 

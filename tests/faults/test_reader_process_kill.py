@@ -6,9 +6,12 @@ import psutil
 import pytest
 from trainer_support import assert_same_end, wait_until
 
+from streaming.reader_process import NAME
+
 
 def reading_for(pid: int) -> psutil.Process:
     (child,) = psutil.Process(pid).children()
+    assert child.name() == NAME
     return child
 
 

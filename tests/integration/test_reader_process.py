@@ -143,7 +143,7 @@ def test_killed_hard_the_rest_is_read_here_and_is_the_same(
     assert contents(found) == contents(whole)
     assert [b.prepared.tolist() for b in found] == [b.prepared.tolist() for b in whole]
     told = [r.message for r in caplog.records if "reader's process" in r.message]
-    assert told == ["the reader's process ended with status -9; this one reads on, more slowly"]
+    assert told == ["the reader's process ended with status -9; the trainer reads on by itself"]
     assert gone(process.pid)
 
 
