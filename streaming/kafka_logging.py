@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 
 log = logging.getLogger(__name__)
 
+_LOST = "the connection to Kafka is lost; waiting for it"
 QUIET_SECONDS = 60.0
 """The same message is not repeated for this long."""
 
@@ -84,12 +85,12 @@ class SayOnce(logging.Filter):
         message = record.getMessage()
         if record.levelno < logging.WARNING:
             if record.name == _CONNECTS and message.endswith(": Connected"):
-                self._connected()
+                self.connected()
             return logging.getLogger().isEnabledFor(record.levelno)
         if self._overheard(message) or _CLOSED.search(message) or _BUSY.search(message):
             return False
         if _CONNECTION.search(message) and not is_refusal(message):
-            self._lost()
+            self.lost()
             return False
         with self._lock:
             return self._first(_LABEL.sub("", message))
@@ -100,16 +101,16 @@ class SayOnce(logging.Filter):
                 heard.append(message)
             return bool(self._listening)
 
-    def _lost(self) -> None:
+    def lost(self) -> None:
         with self._lock:
             if self._lost_at is not None:
                 return
             self._lost_at = self._clock()
             say = self._first("lost")
         if say:
-            log.warning("the connection to Kafka is lost; waiting for it")
+            log.warning(_LOST)
 
-    def _connected(self) -> None:
+    def connected(self) -> None:
         with self._lock:
             if self._lost_at is None:
                 return
@@ -136,6 +137,16 @@ def is_refusal(message: str) -> bool:
 
 _filter = SayOnce()
 overhear = _filter.overhear
+
+
+def relay(record: logging.LogRecord) -> None:
+    """Say what another process of ours had to say, of the broker's absence once for both."""
+    if record.name != log.name:
+        logging.getLogger(record.name).handle(record)
+    elif record.getMessage() == _LOST:
+        _filter.lost()
+    else:
+        _filter.connected()
 
 
 def quiet_kafka_python() -> None:

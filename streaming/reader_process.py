@@ -4,12 +4,14 @@ Python runs one thread of a process at a time. In the trainer's process the read
 therefore takes its time from the model's, even where a processor is idle.
 
 What is sent, over one pipe each way: first an :class:`Order`, then positions to commit, and
-None for the end; back come dead letters, news with or without a batch, and what ended the
-reading. Order is kept, so a letter is here before any batch whose positions pass it.
+None for the end; back come dead letters, news with or without a batch, lines for the log, and
+what ended the reading. Order is kept, so a letter is here before any batch whose positions pass it.
 """
 
 from __future__ import annotations
 
+import ctypes
+import logging
 import os
 import pickle
 import signal
@@ -23,6 +25,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from logging.handlers import QueueHandler
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -44,6 +47,7 @@ from streaming.reader_thread import (
 
 NAME = "ecdctr-reader"
 _NEWS_SECONDS = 0.2  # between two looks at whether there is news without a batch
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 _NICE = 10
 """Behind the model's threads where there is nothing to spare: batches are ready long before they
 are wanted. With 19 a reader starves on a machine whose processors others keep busy."""
@@ -138,6 +142,10 @@ class Failure:
         return made
 
 
+Message = DeadLetter | News | Failure | logging.LogRecord
+"""What comes back."""
+
+
 class ReaderProcess:
     """A forked process that waits for its one :class:`Order` and ends with this process.
 
@@ -160,11 +168,11 @@ class ReaderProcess:
         with warnings.catch_warnings():
             # NumPy's BLAS has threads from its import on, and sees to them in a fork.
             warnings.simplefilter("ignore", DeprecationWarning)
-            pid = os.fork()
+            parent, pid = os.getpid(), os.fork()
         if not pid:
             os.close(to)
             os.close(back)
-            _serve(there, home)
+            _serve(there, home, parent)
         os.close(there)
         os.close(home)
         return cls(pid, to, back)
@@ -184,13 +192,13 @@ class ReaderProcess:
             if self._to is not None:
                 send(self._to, positions)
 
-    def receive(self) -> DeadLetter | News | Failure:
+    def receive(self) -> Message:
         """
         Raises:
             EOFError: it has ended.
         """
         message = receive(self._back)
-        assert isinstance(message, DeadLetter | News | Failure)
+        assert isinstance(message, Message)
         return message
 
     def end(self) -> None:
@@ -202,13 +210,16 @@ class ReaderProcess:
                 os.close(self._to)
             self._to = None
 
-    def wait(self) -> int:
+    def wait(self) -> str:
         """Tell it to end and wait for it; its exit status, negative for a signal."""
         self.end()
         os.close(self._back)
-        status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        self._ended = True
-        return status
+        try:
+            return str(os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1]))
+        except ChildProcessError:  # SIGCHLD is ignored here, by whoever started us
+            return "unknown"
+        finally:
+            self._ended = True
 
     def kill(self) -> None:
         """For one that does not end, such as one that was stopped."""
@@ -220,9 +231,10 @@ class ReaderProcess:
 # -- in the other process ------------------------------------------------------------------
 
 
-def _serve(orders: int, home: int) -> NoReturn:
+def _serve(orders: int, home: int, parent: int) -> NoReturn:
     status = 1
     try:
+        _die_with(parent)
         # It ends with the one who forked it, who is the one to decide what a signal means.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -239,11 +251,32 @@ def _serve(orders: int, home: int) -> NoReturn:
         os._exit(status)
 
 
+def _die_with(parent: int) -> None:
+    """Even while it is stopped, when it cannot see the pipe's end; on Linux."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        raise EOFError
+
+
+class _Relay(QueueHandler):
+    """Has the log's lines said by the process that reads them."""
+
+    def __init__(self, sender: _Sender) -> None:
+        super().__init__(None)  # type: ignore[arg-type]
+        self._sender = sender
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        with suppress(BrokenPipeError):
+            self._sender.send(record)
+
+
 def _read(orders: int, home: int) -> None:
     order = receive(orders)
     if not isinstance(order, Order):
         return  # the end, before anything was asked for
     sender = _Sender(home)
+    logging.getLogger().handlers[:] = [_Relay(sender)]
     shared = Shared()
     thread = order.thread(sender.send, shared)
     threading.Thread(target=_obey, args=(orders, shared), name="orders", daemon=True).start()
@@ -270,7 +303,7 @@ class _Sender:
     def __init__(self, home: int) -> None:
         self._home, self._lock = home, threading.Lock()
 
-    def send(self, message: DeadLetter | News | Failure) -> None:
+    def send(self, message: Message) -> None:
         with self._lock:
             send(self._home, message)
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
 from streaming.dead_letters import DeadLetter
-from streaming.impressions import Positions
-from streaming.reader_process import Failure, News, Order, ReaderProcess
+from streaming.impressions import Batch, Positions
+from streaming.kafka_logging import relay
+from streaming.reader_process import Failure, Message, News, Order, ReaderProcess
 from streaming.reader_thread import Finish, Shared
 
 log = logging.getLogger(__name__)
 
 _KILLED_SECONDS = 0.4
+_Identity = tuple[str, int, int, str, str]  # as of `DeadLetter.identity`
 _AHEAD = 2
 """Batches held here; the other process and the pipe hold more."""
 
@@ -24,7 +27,8 @@ class ReceiverThread(threading.Thread):
     """Stands in for a :class:`streaming.reader_thread.ReaderThread` that ``process`` runs.
 
     Where that process is killed, this thread reads on by itself from the last batch that
-    arrived, which gives the same batches; dead letters after it are buried twice.
+    arrived, which gives the same batches. Dead letters that were buried already are not buried
+    again, and neither they nor good rows are counted twice, but for a record that was cut.
     """
 
     def __init__(
@@ -40,18 +44,34 @@ class ReceiverThread(threading.Thread):
         self._dead_letters, self._shared, self._finish = dead_letters, shared, finish
         self._reached: Positions | None = None
         self._watermark = order.what.watermark
+        self._rows_taken = 0
+        self._bad_passed = Counter[str]()
+        self._ahead: dict[_Identity, DeadLetter] = {}
+        """Letters of records that no batch has passed, without their bytes."""
 
     def run(self) -> None:
         try:
-            self._receive()
+            try:
+                self._receive()
+            finally:
+                status = self._process.wait()
+            if not self._over():
+                self._read_on(status)
         except BaseException as error:
             self._fail(error)
-        status = self._process.wait()
-        if not self._over():
-            log.warning(
-                "the reader's process ended with status %d; the trainer reads on by itself", status
-            )
-            self._rest().thread(self._dead_letters, self._shared, self._finish).run()
+
+    def _read_on(self, status: str) -> None:
+        log.warning(
+            "the reader's process ended with status %s; the trainer reads on by itself", status
+        )
+        # What is read again is counted again.
+        counts = self._shared.counts
+        counts.impressions, counts.bad = self._rows_taken, self._bad_passed
+        self._rest().thread(self._bury_the_rest, self._shared, self._finish).run()
+
+    def _bury_the_rest(self, letter: DeadLetter) -> None:
+        if self._ahead.pop(letter.identity, None) is None:
+            self._dead_letters(letter)
 
     def _receive(self) -> None:
         with suppress(EOFError, BrokenPipeError):
@@ -79,11 +99,14 @@ class ReceiverThread(threading.Thread):
     def _over(self) -> bool:
         return self._shared.stopping or self._shared.error is not None
 
-    def _take_in(self, message: DeadLetter | News | Failure) -> None:
+    def _take_in(self, message: Message) -> None:
         if self._over():
             return  # only its end is waited for
         if isinstance(message, DeadLetter):
             self._dead_letters(message)
+            self._ahead[message.identity] = replace(message, value=b"")
+        elif isinstance(message, logging.LogRecord):
+            relay(message)
         elif isinstance(message, Failure):
             self._fail(message.error())
         else:
@@ -92,7 +115,7 @@ class ReceiverThread(threading.Thread):
     def _note(self, news: News) -> None:
         batch = None if news.batch is None else news.batch.unpacked(self._rows)
         if batch is not None:
-            self._reached, self._watermark = batch.positions, batch.watermark
+            self._pass(batch)
             if self._finish is not None:
                 batch = self._finish(batch)
         shared = self._shared
@@ -105,6 +128,17 @@ class ReceiverThread(threading.Thread):
             shared.ended = news.ended
             shared.changed.notify_all()
             shared.changed.wait_for(lambda: len(shared.batches) < _AHEAD or shared.stopping)
+
+    def _pass(self, batch: Batch) -> None:
+        self._reached, self._watermark = batch.positions, batch.watermark
+        self._rows_taken += len(batch)
+        passed = [
+            identity
+            for identity, letter in self._ahead.items()
+            if letter.offset < batch.positions[letter.partition].offset
+        ]
+        for letter in map(self._ahead.pop, passed):
+            self._bad_passed[letter.reason.value] += letter.count
 
     def _fail(self, error: BaseException) -> None:
         with self._shared.changed:

@@ -10,16 +10,17 @@ from streaming.reader_process import NAME
 
 
 def reading_for(pid: int) -> psutil.Process:
-    (child,) = psutil.Process(pid).children()
-    assert child.name() == NAME
-    return child
+    def found() -> list[psutil.Process]:
+        return [child for child in psutil.Process(pid).children() if child.name() == NAME]
+
+    wait_until(lambda: len(found()) == 1, 60, "the process that reads")
+    return found()[0]
 
 
 @pytest.mark.timeout(120)
 def test_the_trainer_reads_on_by_itself(make_home, undisturbed):
     home = make_home()
     life = home.live()
-    wait_until(lambda: psutil.Process(life.pid).children(), 60, "the process that reads")
     reading = reading_for(life.pid)
     wait_until(lambda: home.reached() >= 60, 60, "some steps")
     reading.kill()

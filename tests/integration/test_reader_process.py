@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -21,10 +22,11 @@ from tests_support import ROOT, environ, eventually
 
 from errors import UserError
 from streaming.connection import KafkaConfig
+from streaming.dead_letters import DeadLetter
 from streaming.impressions import Position
 from streaming.log_gap import Gap, LogGapError, LogTruncatedError
 from streaming.reader import LogReader, ReaderConfig
-from streaming.reader_process import Failure, ReaderProcess
+from streaming.reader_process import NAME, Failure, ReaderProcess
 from streaming.writer import RecordWriter
 
 LITTLE = ReaderConfig(prefetch_rows=400)
@@ -59,6 +61,22 @@ def read(kafka: KafkaConfig, topic: str, process: ReaderProcess | None, **more) 
 
 def gone(pid: int) -> bool:
     return not psutil.pid_exists(pid)
+
+
+def assert_ends_with_its_parent(program: str) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environ()
+    )
+    try:
+        pid = int(parent.stdout.readline())
+        assert psutil.pid_exists(pid)
+    finally:
+        parent.kill()
+        parent.wait()
+    # Whose child it has become may be slow to bury it.
+    eventually(
+        lambda: gone(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, 10, "its end"
+    )
 
 
 def test_it_reads_what_a_thread_reads(kafka, topics, writer):
@@ -126,20 +144,26 @@ def test_finish_has_the_last_word_here(kafka, topics, writer):
 def test_killed_hard_the_rest_is_read_here_and_is_the_same(
     kafka, topics, writer, caplog, killed_after
 ):
-    write_log(writer, topics.ad, 0, records=400, rows=7)
-    with read(kafka, topics.ad, None) as reader:
+    write_damaged_log(writer, topics.ad, 2_000, 200)
+    buried: list[DeadLetter] = []
+    with read(kafka, topics.ad, None, letters=buried) as reader:
         whole = drain(reader)
+    counts = reader.counts
     process = ReaderProcess.fork()
     if not killed_after:
         process.kill()
+    letters: list[DeadLetter] = []
     with (
         caplog.at_level(logging.WARNING),
-        read(kafka, topics.ad, process, config=LITTLE) as reader,
+        read(kafka, topics.ad, process, config=LITTLE, letters=letters) as reader,
     ):
         found = drain(reader, batches=killed_after)
         process.kill()
         found += drain(reader)
-        assert reader.counts.impressions >= 2_800
+    # A record that was cut is read whole once more.
+    assert 0 <= reader.counts.impressions - counts.impressions < 100
+    assert +reader.counts.bad == counts.bad and counts.bad
+    assert Counter(x.identity for x in letters) == Counter(x.identity for x in buried)
     assert contents(found) == contents(whole)
     assert [b.prepared.tolist() for b in found] == [b.prepared.tolist() for b in whole]
     told = [r.message for r in caplog.records if "reader's process" in r.message]
@@ -210,19 +234,49 @@ def test_it_ends_with_the_process_that_forked_it():
         "print(ReaderProcess.fork().pid, flush=True)\n"
         "time.sleep(60)\n"
     )
-    parent = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environ()
-    )
+    assert_ends_with_its_parent(program)
+
+
+def complains(rows: pa.RecordBatch) -> np.ndarray:
+    logging.getLogger("some.where").warning("%d rows, and %s", rows.num_rows, object)
+    return users(rows)
+
+
+def test_its_log_is_the_trainers(kafka, topics, writer, caplog):
+    write_log(writer, topics.ad, 0, records=10, rows=10)
+    with read(kafka, topics.ad, ReaderProcess.fork(), prepare=complains) as reader:
+        drain(reader)
+    said = [(r.name, r.message) for r in caplog.records if r.name == "some.where"]
+    assert said == [("some.where", "100 rows, and <class 'object'>")]
+
+
+def test_it_does_without_the_news_of_its_end(kafka, topics, writer, caplog):
+    """Whoever started us may have had SIGCHLD ignored, and then nobody's end can be asked for."""
+    write_log(writer, topics.ad, 0, records=30, rows=10)
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        pid = int(parent.stdout.readline())
-        assert psutil.pid_exists(pid)
+        process = ReaderProcess.fork()
+        with caplog.at_level(logging.WARNING), read(kafka, topics.ad, process) as reader:
+            found = drain(reader, batches=1)
+            process.kill()
+            found += drain(reader)
     finally:
-        parent.kill()
-        parent.wait()
-    # Whose child it has become may be slow to bury it.
-    eventually(
-        lambda: gone(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, 10, "its end"
+        signal.signal(signal.SIGCHLD, before)
+    assert ids(found) == list(range(300))
+    assert "ended with status unknown" in caplog.text
+
+
+def test_it_ends_even_while_it_is_stopped():
+    program = (
+        "import os, signal, time\n"
+        "from streaming.reader_process import ReaderProcess\n"
+        "pid = ReaderProcess.fork().pid\n"
+        f"while open(f'/proc/{{pid}}/comm').read() != '{NAME}\\n': time.sleep(0.01)\n"
+        "os.kill(pid, signal.SIGSTOP)\n"
+        "print(pid, flush=True)\n"
+        "time.sleep(60)\n"
     )
+    assert_ends_with_its_parent(program)
 
 
 def test_commits_follow_from_there(kafka, topics, writer):

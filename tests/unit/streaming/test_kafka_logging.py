@@ -6,7 +6,8 @@ import logging
 
 import pytest
 
-from streaming.kafka_logging import QUIET_SECONDS, SayOnce
+from streaming import kafka_logging
+from streaming.kafka_logging import QUIET_SECONDS, SayOnce, relay
 
 
 class Clock:
@@ -74,3 +75,24 @@ def test_a_refusal_is_passed_on_once(said):
 
 def test_other_errors_pass(said):
     assert said("record too large", name="kafka.producer.sender") == ["record too large"]
+
+
+def test_two_processes_of_ours_say_it_once(clock, caplog, monkeypatch):
+    """What the one that reads says comes to the trainer, which has clients of its own."""
+    quiet = SayOnce(clock)
+    monkeypatch.setattr(kafka_logging, "_filter", quiet)
+
+    def theirs(message: str, name: str = kafka_logging.log.name) -> None:
+        relay(logging.LogRecord(name, logging.WARNING, __file__, 1, message, None, None))
+
+    theirs("the connection to Kafka is lost; waiting for it")
+    quiet.lost()
+    clock.now += 3
+    quiet.connected()
+    theirs("connected to Kafka again after 3.2 s")
+    theirs("something else", "streaming.log_consumer")
+    assert [r.getMessage() for r in caplog.records] == [
+        "the connection to Kafka is lost; waiting for it",
+        "connected to Kafka again after 3.0 s",
+        "something else",
+    ]
