@@ -27,15 +27,3 @@ def test_the_trainer_reads_on_by_itself(make_home, undisturbed):
     assert life.end() == 0, life.said()
     assert "reader's process ended with status -9" in life.said()
     assert_same_end(home, undisturbed)
-
-
-@pytest.mark.timeout(120)
-def test_it_does_not_outlive_a_killed_trainer(make_home):
-    home = make_home()
-    life = home.live()
-    wait_until(lambda: home.reached() >= 10, 60, "some steps")
-    reading = reading_for(life.pid)
-    psutil.Process(life.pid).kill()
-    life.end()
-    gone, _ = psutil.wait_procs([reading], timeout=10)
-    assert gone or reading.status() == psutil.STATUS_ZOMBIE

@@ -8,10 +8,12 @@ import time
 import urllib.request
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import BrokerResponseError
 from nursery_support import AS_IF_ALONE, Life, Nursery
 from prometheus_client.parser import text_string_to_metric_families
 from refresh_support import expected, history_config
@@ -153,7 +155,7 @@ class Refreshers:
                 settings = {"cleanup.policy": policy}
                 client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, settings)])
                 if policy == "delete":
-                    client.delete_records(places)
+                    eventually(partial(_deleted, client, places), 10, "records deleted")
 
     def delete_changelog(self) -> None:
         with contextlib.closing(admin(self.kafka)) as client:
@@ -201,3 +203,14 @@ class Refreshers:
             for family in families
             for s in family.samples
         }
+
+
+def _deleted(client: KafkaAdminClient, places: Mapping[TopicPartition, int]) -> bool:
+    """False: the broker has not heard of the topic's new policy yet."""
+    try:
+        client.delete_records(places)
+    except BrokerResponseError as error:
+        if "PolicyViolation" in str(error):
+            return False
+        raise
+    return True
