@@ -42,7 +42,7 @@ class LogReader:
     """Batches of a topic in the log's order, the same at every reading.
 
     Rank r of n reads the partitions p with p % n == r. Reading starts at once, in a
-    thread of its own, and stops ahead of the user by about ``config.prefetch_rows``.
+    thread or process of its own, and stops ahead of the user by about ``config.prefetch_rows``.
     A broker that goes away is waited for.
 
     Args:
@@ -51,7 +51,7 @@ class LogReader:
         watermark: greatest event time learnt before ``start``, ms.
         until_end: stop where the log ends now, with a shorter last batch. Otherwise
             read for ever, and a batch that the log cannot fill stays pending.
-        dead_letters: takes what cannot be used, in the reader's thread, before any
+        dead_letters: takes what cannot be used, in a thread of this process, before any
             position passes it: flush where it writes before saving positions.
         group_id: consumer group for :meth:`commit`; None: do not commit.
         columns: columns that batches are to have, once they are prepared; None: all.
@@ -118,7 +118,7 @@ class LogReader:
             LogGapError: retention removed records that were not read.
             LogTruncatedError: the log ends before the position.
             UserError: no Kafka, no topic, no partition for this rank.
-            Exception: whatever else ended the reader's thread.
+            Exception: whatever else ended the reading.
         """
         shared = self._shared
         with shared.changed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -43,3 +44,9 @@ def eventually(
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
         time.sleep(every)
+
+
+def knows_slices() -> bool:
+    """Whether this system lets a thread choose its slices of processor time."""
+    major, minor = map(int, platform.release().split(".")[:2])
+    return platform.system() == "Linux" and (major, minor) >= (6, 12)

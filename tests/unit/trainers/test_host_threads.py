@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from tests_support import ROOT, environ
+from tests_support import ROOT, environ, knows_slices
 
 from trainers import host_threads
 
@@ -20,11 +20,6 @@ def told():
     print(*(line.split(":")[1].strip() for line in text.splitlines() if "se.slice" in line))
 threading.Thread(target=told).start()
 """
-
-
-def knows_slices() -> bool:
-    major, minor = map(int, platform.release().split(".")[:2])
-    return platform.system() == "Linux" and (major, minor) >= (6, 12)
 
 
 @pytest.mark.skipif(not knows_slices(), reason="this kernel has no slices of one's own")
